@@ -1,0 +1,1 @@
+"""Fine-tuning of networks by plan; everything here needs torch."""

@@ -1,0 +1,55 @@
+"""The tag that a trial carries in the storage: its place in the evolution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from optuna import Trial
+
+from optuna_biotune import _compat
+
+TAG_KEY = "biotune"
+
+Role = Literal["initial", "adopted", "elite_plus", "elite_minus", "offspring", "fresh"]
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A trial's place in the evolution, stored in its system attribute ``biotune``.
+
+    Attributes:
+        generation: Generation, from 0.
+        role: ``initial``: random, of the first generation. ``adopted``: not proposed by the
+            sampler (enqueued, added, or another sampler's). ``elite_plus`` and ``elite_minus``:
+            the two halves of an elite's pair. ``offspring``: bred from two parents. ``fresh``:
+            random, because the mating pool was empty.
+        parents: Trial numbers: of both parents of an offspring, of the elite of a half.
+    """
+
+    generation: int
+    role: Role
+    parents: tuple[int, ...] = ()
+
+    def to_attr(self) -> dict[str, Any]:
+        """Return the value of the system attribute."""
+        return {
+            "generation": self.generation,
+            "role": self.role,
+            "parents": list(self.parents),
+        }
+
+    @classmethod
+    def from_attrs(cls, system_attrs: Mapping[str, Any]) -> Tag | None:
+        """Read the tag from a trial's system attributes; None if it has none that we know."""
+        attr = system_attrs.get(TAG_KEY)
+        if not isinstance(attr, dict) or attr.get("role") not in get_args(Role):
+            return None
+        return cls(int(attr["generation"]), attr["role"], tuple(map(int, attr["parents"])))
+
+
+def generation_of(trial: Trial) -> int:
+    """Return the generation of a running trial; 0 if BioTuneSampler did not propose it."""
+    tag = Tag.from_attrs(_compat.get_trial_system_attrs(trial))
+    return tag.generation if tag is not None else 0
