@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from optuna import Study, Trial
+from optuna import Study, Trial, storages
 from optuna._transform import _SearchSpaceTransform as SearchSpaceTransform
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
 __all__ = [
     "SearchSpaceTransform",
-    "get_trials",
+    "contains",
     "get_trial_system_attrs",
+    "get_trials",
+    "retry_arguments",
     "set_trial_system_attr",
+    "study_key",
 ]
+
+
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Tell whether a distribution can give a parameter value."""
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except ValueError:
+        return False
 
 
 def get_trials(study: Study, *, fresh: bool = False) -> list[FrozenTrial]:
@@ -34,3 +46,20 @@ def get_trial_system_attrs(trial: Trial) -> dict[str, Any]:
 def set_trial_system_attr(study: Study, trial: FrozenTrial, key: str, value: Any) -> None:
     """Write a system attribute of an unfinished trial."""
     study._storage.set_trial_system_attr(trial._trial_id, key, value)
+
+
+def study_key(study: Study) -> tuple[object, int]:
+    """Return the storage and the identifier that together tell a study from any other."""
+    return study._storage, study._study_id
+
+
+def retry_arguments(max_retry: int) -> dict[str, Any]:
+    """Return the argument of ``RDBStorage`` that retries the trials of dead workers.
+
+    Optuna 4.9 renamed both the argument and the callback.
+    """
+    if hasattr(storages, "RetryHeartbeatStaleTrialCallback"):
+        return {
+            "heartbeat_stale_trial_callback": storages.RetryHeartbeatStaleTrialCallback(max_retry)
+        }
+    return {"failed_trial_callback": storages.RetryFailedTrialCallback(max_retry)}
