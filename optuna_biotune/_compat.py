@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from optuna import Study, Trial, storages
-from optuna._transform import _SearchSpaceTransform as SearchSpaceTransform
+from optuna._transform import _SearchSpaceTransform
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
 __all__ = [
-    "SearchSpaceTransform",
     "contains",
     "get_trial_system_attrs",
     "get_trials",
     "retry_arguments",
     "set_trial_system_attr",
     "study_key",
+    "unit_transform",
 ]
 
 
@@ -63,3 +63,8 @@ def retry_arguments(max_retry: int) -> dict[str, Any]:
             "heartbeat_stale_trial_callback": storages.RetryHeartbeatStaleTrialCallback(max_retry)
         }
     return {"failed_trial_callback": storages.RetryFailedTrialCallback(max_retry)}
+
+
+def unit_transform(search_space: dict[str, BaseDistribution]) -> _SearchSpaceTransform:
+    """Return Optuna's transform of a search space to the unit cube; it must not be empty."""
+    return _SearchSpaceTransform(search_space, transform_0_1=True)

@@ -1,0 +1,288 @@
+"""Stored trials to generations: what has been evaluated, and what the evolution needs next.
+
+Everything is derived from the trials themselves, so that a study can be left and resumed, and
+shared by any number of workers, without any other memory. A trial belongs to the generation that
+its tag names (:mod:`optuna_biotune.tags`); one without a tag belongs to the first.
+
+A generation is closed once as many of its trials have finished as it has places, or a trial of a
+later one has. Results that come in after that still count: the populations that follow are
+selected again as though they had been on time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from optuna.trial import FrozenTrial, TrialState
+
+from optuna_biotune.evolution import extinction_factors
+from optuna_biotune.tags import Role, Tag
+
+ELITE_ROLES: tuple[Role, Role] = ("elite_plus", "elite_minus")
+
+# A half of an elite's pair that failed once may have lost its worker; one that failed twice is
+# more likely to fail always, and its place goes to an offspring.
+_MAX_FAILURES_OF_A_HALF = 1
+
+RankKey = tuple[int, float, float]
+
+
+@dataclass(frozen=True)
+class Individual:
+    """An evaluated trial as the evolution sees it.
+
+    Attributes:
+        number: Trial number.
+        tag: Its place in the evolution.
+        rank_key: Sorts individuals best first; equal keys are a tie.
+        fitness: ``Phi``, minimised: the value, or one minus it when maximising. None if pruned.
+        extinction: Extinction factor in its population.
+    """
+
+    number: int
+    tag: Tag
+    rank_key: RankKey
+    fitness: float | None
+    extinction: float = 0.0
+
+    def beats(self, other: Individual) -> bool:
+        """Tell whether this individual is strictly better."""
+        return self.rank_key < other.rank_key
+
+
+@dataclass(frozen=True)
+class EvolutionState:
+    """Where the evolution stands.
+
+    Attributes:
+        generation: The generation that is open, from 0.
+        population: The individuals that it breeds from, best first, each improved elite in the
+            place of its elite. Empty in generation 0.
+        pool: Those of the population that are still in the mating pool, best first.
+        open_halves: The halves of the elites' pairs that nobody has taken yet: the elite as it
+            stood before its exploitation, and the role.
+    """
+
+    generation: int
+    population: tuple[Individual, ...] = ()
+    pool: tuple[Individual, ...] = ()
+    open_halves: tuple[tuple[Individual, Role], ...] = ()
+
+
+def rank_key(trial: FrozenTrial, *, minimize: bool) -> RankKey:
+    """Return a key that sorts finished trials best first.
+
+    Complete trials come first, by value; then pruned ones, those that came further first, then by
+    their last reported value; then pruned ones that reported nothing, or NaN.
+    """
+    sign = 1.0 if minimize else -1.0
+    if trial.state == TrialState.COMPLETE:
+        assert trial.values is not None
+        return (0, 0.0, sign * trial.values[0])
+    if not trial.intermediate_values:
+        return (2, 0.0, 0.0)
+    step, value = max(trial.intermediate_values.items())
+    return (1, -float(step), math.inf if math.isnan(value) else sign * value)
+
+
+def individual(trial: FrozenTrial, *, minimize: bool) -> Individual:
+    """See a complete or pruned trial as an individual."""
+    fitness = None
+    if trial.state == TrialState.COMPLETE:
+        assert trial.values is not None
+        fitness = trial.values[0] if minimize else 1.0 - trial.values[0]
+    tag = Tag.from_attrs(trial.system_attrs) or Tag(0, "adopted")
+    return Individual(trial.number, tag, rank_key(trial, minimize=minimize), fitness)
+
+
+def ranked(individuals: Iterable[Individual]) -> list[Individual]:
+    """Sort individuals best first, ties by trial number."""
+    return sorted(individuals, key=lambda one: (one.rank_key, one.number))
+
+
+def with_extinction(population: Sequence[Individual]) -> list[Individual]:
+    """Give the individuals of a sorted population their extinction factors.
+
+    A pruned individual has the fitness of the worst complete one, since it ranks behind it.
+    """
+    complete = [one.fitness for one in population if one.fitness is not None]
+    worst = max(complete, default=1.0)
+    fitness = [worst if one.fitness is None else one.fitness for one in population]
+    factors = extinction_factors(fitness).tolist()
+    return [replace(one, extinction=x) for one, x in zip(population, factors, strict=True)]
+
+
+def exploited(
+    population: Sequence[Individual], members: Iterable[Individual], elite_size: int
+) -> list[Individual]:
+    """Replace each elite by the better half of its pair, if that beats it (step 2).
+
+    The half takes the elite's rank and extinction factor.
+    """
+    best_half: dict[int, Individual] = {}
+    for half in ranked(members):
+        if half.tag.role in ELITE_ROLES and half.tag.parents:
+            best_half.setdefault(half.tag.parents[0], half)
+    result = list(population)
+    for rank, elite in enumerate(population[:elite_size]):
+        candidate = best_half.get(elite.number)
+        if candidate is not None and candidate.beats(elite):
+            result[rank] = replace(candidate, extinction=elite.extinction)
+    return result
+
+
+def mating_pool(
+    population: Sequence[Individual], members: Iterable[Individual]
+) -> list[Individual]:
+    """Return the individuals of a population that no child of theirs has beaten yet (step 4)."""
+    by_number = {one.number: one for one in population}
+    left = {
+        parent
+        for child in members
+        if child.tag.role == "offspring"
+        for parent in child.tag.parents
+        if parent in by_number and child.beats(by_number[parent])
+    }
+    return [one for one in population if one.number not in left]
+
+
+def next_population(
+    population: Sequence[Individual],
+    members: Sequence[Individual],
+    *,
+    population_size: int,
+    elite_size: int,
+) -> list[Individual]:
+    """Select the population that follows a generation (steps 3 to 5).
+
+    The elites, improved by exploitation, survive; the best of the generation's other individuals
+    fill the population up. In a generation of the regular size these are all of its offspring;
+    with more of them, because workers ran in parallel, the worst are left out; with fewer, the
+    best of the old population stay.
+
+    Args:
+        population: The population that the generation bred from, sorted; empty for the first.
+        members: The generation's finished individuals, in any order.
+        population_size: ``N_p``.
+        elite_size: ``N_e``.
+    """
+    if not population:
+        return ranked(members)[:population_size]
+    elites = exploited(population, members, elite_size)[:elite_size]
+    old_elites = {one.number for one in population[:elite_size]}
+    children = [
+        one
+        for one in members
+        if one.tag.role not in ELITE_ROLES or not old_elites.intersection(one.tag.parents)
+    ]
+    places = population_size - len(elites)
+    chosen = elites + ranked(children)[:places]
+    chosen += population[elite_size:][: population_size - len(chosen)]
+    return with_extinction(ranked(chosen))
+
+
+class EvolutionHistory:
+    """The generations of one study, kept up to date as trials finish.
+
+    Reading a study's trials again costs only the trials that were unfinished or are new; the
+    result is the same as that of reading all of them at once.
+
+    Args:
+        population_size: ``N_p``.
+        elite_size: ``N_e``.
+        minimize: Whether the study minimises its objective.
+    """
+
+    def __init__(self, *, population_size: int, elite_size: int, minimize: bool) -> None:
+        self._population_size = population_size
+        self._elite_size = elite_size
+        self._minimize = minimize
+        self._n_read = 0
+        self._unfinished: dict[int, Tag | None] = {}
+        self._failures: Counter[Tag] = Counter()
+        self._members: defaultdict[int, list[Individual]] = defaultdict(list)
+        self._populations: list[list[Individual]] = [[]]
+
+    def update(self, trials: Sequence[FrozenTrial]) -> None:
+        """Take in all trials of the study, in the order of their numbers."""
+        numbers = [*self._unfinished, *range(self._n_read, len(trials))]
+        self._n_read = len(trials)
+        for number in numbers:
+            trial = trials[number]
+            if not trial.state.is_finished():
+                self._unfinished[number] = Tag.from_attrs(trial.system_attrs)
+                continue
+            self._unfinished.pop(number, None)
+            if trial.state == TrialState.FAIL:
+                self._take_in_failure(trial)
+            else:
+                self._take_in(individual(trial, minimize=self._minimize))
+
+    def _take_in(self, one: Individual) -> None:
+        self._members[one.tag.generation].append(one)
+        # Populations that this result could change are selected again on demand.
+        del self._populations[one.tag.generation + 1 :]
+
+    def _take_in_failure(self, trial: FrozenTrial) -> None:
+        tag = Tag.from_attrs(trial.system_attrs)
+        if tag is not None and tag.role in ELITE_ROLES:
+            self._failures[tag] += 1
+
+    def state(self) -> EvolutionState:
+        """Return where the evolution stands."""
+        generation = self._open_generation()
+        if generation == 0:
+            return EvolutionState(0)
+        before = self._population_of(generation)
+        members = self._members[generation]
+        population = exploited(before, members, self._elite_size)
+        return EvolutionState(
+            generation,
+            tuple(population),
+            tuple(mating_pool(population, members)),
+            tuple(self._open_halves(generation, before[: self._elite_size])),
+        )
+
+    def members(self, generation: int) -> list[Individual]:
+        """Return the finished individuals of a generation, in the order of trial numbers."""
+        return sorted(self._members.get(generation, []), key=lambda one: one.number)
+
+    def _open_generation(self) -> int:
+        latest = max((g for g, members in self._members.items() if members), default=0)
+        regular = self._population_size + (self._elite_size if latest > 0 else 0)
+        return latest + 1 if len(self._members[latest]) >= regular else latest
+
+    def _population_of(self, generation: int) -> list[Individual]:
+        while len(self._populations) <= generation:
+            last = len(self._populations) - 1
+            self._populations.append(
+                next_population(
+                    self._populations[last],
+                    self._members[last],
+                    population_size=self._population_size,
+                    elite_size=self._elite_size,
+                )
+            )
+        return self._populations[generation]
+
+    def _open_halves(
+        self, generation: int, elites: Sequence[Individual]
+    ) -> list[tuple[Individual, Role]]:
+        taken = {one.tag for one in self._members[generation]}
+        taken.update(tag for tag in self._unfinished.values() if tag is not None)
+        n_taken = sum(1 for tag in taken if tag.generation == generation and _is_half(tag))
+        halves: list[tuple[Individual, Role]] = []
+        for elite in elites:
+            for role in ELITE_ROLES:
+                tag = Tag(generation, role, (elite.number,))
+                if tag not in taken and self._failures[tag] <= _MAX_FAILURES_OF_A_HALF:
+                    halves.append((elite, role))
+        # After a late result the elites may be others than when the first halves were taken.
+        return halves[: max(0, 2 * self._elite_size - n_taken)]
+
+
+def _is_half(tag: Tag) -> bool:
+    return tag.role in ELITE_ROLES

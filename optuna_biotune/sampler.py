@@ -1,0 +1,308 @@
+"""BioTuneSampler: the evolution of :mod:`optuna_biotune.evolution` as an Optuna sampler."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.search_space import IntersectionSearchSpace
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from optuna_biotune import _compat
+from optuna_biotune.breeding import Breeder
+from optuna_biotune.encoding import Encoding
+from optuna_biotune.generations import ELITE_ROLES, EvolutionHistory, EvolutionState
+from optuna_biotune.genotype import IMPORTANCE_PREFIX
+from optuna_biotune.tags import TAG_KEY, Tag
+
+
+class BioTuneSampler(BaseSampler):
+    """Propose fine-tuning plans by BioTune's evolution.
+
+    Made for the parameters of :func:`optuna_biotune.suggest_plan`: ``importance/<block>`` and
+    ``freeze_threshold``. Any further parameters of an objective evolve beside them: numbers as
+    genes, categorical ones by taking a parent's value. Works in studies of one objective, to be
+    minimised or maximised.
+
+    The first ``population_size`` trials are random; each generation after that has
+    ``population_size + elite_size`` trials. :meth:`n_trials_for` counts them.
+
+    The evolution is that of the paper, with three choices of ours. An individual that selects no
+    block, which the paper evaluates as the worst without training, is drawn again, and so is one
+    that would train exactly like an earlier trial. An elite keeps its fitness from the generation
+    in which it was evaluated. Pruned trials take part: they rank behind the complete ones, those
+    that came further first. Failed trials count as though they had never been. Trials that this
+    sampler did not propose (enqueued, added, or another sampler's) belong to the first generation.
+
+    All state is read from the study's trials, so a study can be stopped anywhere and resumed with
+    the same seed as though it had never stopped. What is proposed is a function of the seed, the
+    trial number and the stored trials; give every worker of a study the same seed, or none.
+
+    Workers in parallel: a generation is closed once all its places have finished. While its last
+    trials run, further workers evaluate extra individuals of it, at most one each; of these and
+    the regular ones the best are selected. A result that comes in after its generation was closed
+    is selected from as though it had been on time.
+
+    Args:
+        population_size: Individuals in a population, ``N_p``; above ``elite_size``.
+        elite_size: Elites that survive and are exploited, ``N_e``; at least 1.
+        elite_step: Greatest step of elite exploitation, in (0, 1].
+        momentum: How much of a parent's remembered change of genes its offspring follows, in
+            [0, 1). 0 leaves momentum out, as the paper's results do.
+        search_space: Parameter names and distributions, if they are known beforehand. Without it
+            they are learnt from the trials: parameters of the first one are sampled one by one.
+        seed: Seed of all draws; None for a random one.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+        TypeError: If ``search_space`` is not a mapping of names to distributions.
+
+    References:
+        Davila, Colan, Hasegawa, "Bio-Inspired Fine-Tuning for Selective Transfer Learning in
+        Image Classification", IEEE Access 13, 129234-129249, 2025,
+        doi 10.1109/ACCESS.2025.3587524.
+    """
+
+    def __init__(
+        self,
+        *,
+        population_size: int = 10,
+        elite_size: int = 3,
+        elite_step: float = 0.25,
+        momentum: float = 0.0,
+        search_space: Mapping[str, BaseDistribution] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        if elite_size < 1:
+            raise ValueError(f"`elite_size` must be at least 1, but got {elite_size}.")
+        if population_size <= elite_size:
+            raise ValueError(
+                f"`population_size` must be greater than `elite_size` ({elite_size}), "
+                f"but got {population_size}."
+            )
+        if not 0.0 < elite_step <= 1.0:
+            raise ValueError(f"`elite_step` must lie in (0, 1], but got {elite_step}.")
+        if not 0.0 <= momentum < 1.0:
+            raise ValueError(f"`momentum` must lie in [0, 1), but got {momentum}.")
+        if seed is not None and seed < 0:
+            raise ValueError(f"`seed` must not be negative, but got {seed}.")
+        self._population_size = population_size
+        self._elite_size = elite_size
+        self._elite_step = elite_step
+        self._momentum = momentum
+        self._given_search_space = _checked_search_space(search_space)
+        self._seed = seed
+        self._entropy: int | None = seed
+        self._n_reseeds = 0
+        self._reader: _StudyReader | None = None
+        # Threads of one `optimize(n_jobs=...)` share this object.
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to this process; it is read from the study again."""
+        return {**self.__dict__, "_reader": None, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy with a lock of its own."""
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+    @property
+    def population_size(self) -> int:
+        """Individuals in a population."""
+        return self._population_size
+
+    @property
+    def elite_size(self) -> int:
+        """Elites in a population."""
+        return self._elite_size
+
+    def n_trials_for(self, generations: int) -> int:
+        """Return how many trials a number of generations takes, the first one counted.
+
+        Args:
+            generations: At least 1. With the defaults, 10 generations take 127 trials.
+        """
+        if generations < 1:
+            raise ValueError(f"`generations` must be at least 1, but got {generations}.")
+        return self._population_size + (generations - 1) * (
+            self._population_size + self._elite_size
+        )
+
+    def reseed_rng(self) -> None:
+        """Draw differently from now on, except in the elites' pairs, which workers share.
+
+        Not needed for parallel work: draws depend on the trial number, so no two trials draw the
+        same. Optuna calls it in ``optimize(n_jobs=...)``.
+        """
+        self._n_reseeds += 1
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Return the given search space joined with what complete trials have in common."""
+        with self._lock:
+            learnt = self._reader_of(study).search_space.calculate(study, use_cache=True)
+        space = {**self._given_search_space, **learnt}
+        return {name: space[name] for name in sorted(space) if not space[name].single()}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Propose the trial's individual, and tag the trial with its place in the evolution."""
+        self._raise_error_if_multi_objective(study)
+        with self._lock:
+            breeder = self._breeder(study, search_space)
+            tag, params = breeder.propose(self._generator(trial.number))
+            _write_tag(study, trial, tag)
+            if tag.role in ELITE_ROLES and _is_taken(study, trial, tag):
+                tag, params = breeder.offspring(self._generator(trial.number))
+                _write_tag(study, trial, tag)
+        return params
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Draw one parameter at random.
+
+        The freezing threshold is drawn below the trial's greatest importance, so that a block is
+        selected.
+        """
+        self._raise_error_if_multi_objective(study)
+        encoding = Encoding({param_name: param_distribution})
+        rng = self._generator(trial.number, zlib.crc32(param_name.encode()))
+        genes, choices = encoding.random(rng)
+        if encoding.layout.threshold is not None:
+            importance = [
+                value for name, value in trial.params.items() if name.startswith(IMPORTANCE_PREFIX)
+            ]
+            genes = genes * max(importance, default=1.0)
+        return encoding.decode(genes, choices)[param_name]
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """Tag a trial that this sampler did not propose as adopted."""
+        if state != TrialState.FAIL and TAG_KEY not in trial.system_attrs:
+            _write_tag(study, trial, Tag(0, "adopted"))
+
+    def _reader_of(self, study: Study) -> _StudyReader:
+        if self._reader is None or not self._reader.reads(study):
+            self._reader = _StudyReader(study, self._population_size, self._elite_size)
+        return self._reader
+
+    def _breeder(self, study: Study, search_space: dict[str, BaseDistribution]) -> Breeder:
+        reader = self._reader_of(study)
+        trials = _compat.get_trials(study, fresh=True)
+        encoding = Encoding(search_space)
+        return Breeder(
+            state=reader.state(trials),
+            trials=trials,
+            encoding=encoding,
+            known=reader.phenotypes(trials, search_space, encoding),
+            elite_step=self._elite_step,
+            momentum=self._momentum,
+            pair_seed=0 if self._seed is None else self._seed,
+        )
+
+    def _generator(self, *key: int) -> np.random.Generator:
+        if self._entropy is None:
+            self._entropy = secrets.randbits(64)
+        return np.random.default_rng([self._entropy, self._n_reseeds, *key])
+
+
+class _StudyReader:
+    """What a sampler remembers of the study that it samples for; all of it can be read again."""
+
+    def __init__(self, study: Study, population_size: int, elite_size: int) -> None:
+        self._storage, self._study_id = _compat.study_key(study)
+        self.search_space = IntersectionSearchSpace()
+        self._history = EvolutionHistory(
+            population_size=population_size,
+            elite_size=elite_size,
+            minimize=study.direction == StudyDirection.MINIMIZE,
+        )
+        self._phenotype_space: dict[str, BaseDistribution] = {}
+        self._phenotypes: set[tuple[Any, ...]] = set()
+        self._n_phenotypes_read = 0
+
+    def reads(self, study: Study) -> bool:
+        storage, study_id = _compat.study_key(study)
+        return storage is self._storage and study_id == self._study_id
+
+    def state(self, trials: Sequence[FrozenTrial]) -> EvolutionState:
+        self._history.update(trials)
+        return self._history.state()
+
+    def phenotypes(
+        self,
+        trials: Sequence[FrozenTrial],
+        search_space: dict[str, BaseDistribution],
+        encoding: Encoding,
+    ) -> set[tuple[Any, ...]]:
+        """Return the phenotypes of all trials whose parameters are known."""
+        if search_space != self._phenotype_space:
+            self._phenotype_space = search_space
+            self._phenotypes = set()
+            self._n_phenotypes_read = 0
+        # Unfinished trials may still lack parameters: they and all after them are read again.
+        contiguous = True
+        for trial in trials[self._n_phenotypes_read :]:
+            contiguous = contiguous and trial.state.is_finished()
+            self._n_phenotypes_read += contiguous
+            if trial.state != TrialState.FAIL and search_space.keys() <= trial.params.keys():
+                self._phenotypes.add(encoding.phenotype(trial.params))
+        return self._phenotypes
+
+
+def _checked_search_space(
+    search_space: Mapping[str, BaseDistribution] | None,
+) -> dict[str, BaseDistribution]:
+    if search_space is None:
+        return {}
+    if not isinstance(search_space, Mapping):
+        raise TypeError(
+            "`search_space` must map parameter names to distributions, "
+            f"but got {type(search_space).__name__}."
+        )
+    for name, distribution in search_space.items():
+        if not isinstance(distribution, BaseDistribution):
+            raise TypeError(
+                "`search_space` must map parameter names to distributions, "
+                f"but {name!r} has {distribution!r}."
+            )
+    return dict(search_space)
+
+
+def _write_tag(study: Study, trial: FrozenTrial, tag: Tag) -> None:
+    _compat.set_trial_system_attr(study, trial, TAG_KEY, tag.to_attr())
+
+
+def _is_taken(study: Study, trial: FrozenTrial, tag: Tag) -> bool:
+    """Tell whether another trial has taken the same place since the state was read.
+
+    Of two workers that take a place at the same moment, both have written their tags before they
+    read, so at least one of them sees the other and leaves the place.
+    """
+    return any(
+        other.number != trial.number
+        and other.state != TrialState.FAIL
+        and Tag.from_attrs(other.system_attrs) == tag
+        for other in _compat.get_trials(study, fresh=True)
+    )
