@@ -31,7 +31,7 @@ _SQLITE_TIMEOUT = 60  # seconds that a writer waits for the file's lock
 _CONNECT_TIMEOUT = 10  # seconds
 _POOL_RECYCLE = 1800  # seconds; below the idle limits of servers and firewalls
 _GRACE_INTERVALS = 10
-_TABLE_CREATION_ATTEMPTS = 5
+_TABLE_CREATION_ATTEMPTS = 10
 
 # Per database: (SQLAlchemy driver, importable module), the preferred one first.
 _DRIVERS = {
@@ -222,12 +222,13 @@ def _check_driver(url: URL) -> None:
 def _missing_driver(url: URL) -> str:
     """Say how to install the driver of a URL."""
     backend = url.get_backend_name()
+    message = f"`url` needs a Python driver for {url.drivername!r}, which is not installed"
     extra = _EXTRAS.get(_SYNONYMS.get(backend, backend))
     if extra is None:
-        return f"`url` needs the Python driver of {url.drivername!r}, which is not installed."
+        return f"{message}."
     return (
-        f"`url` needs a Python driver for {url.drivername!r}, which is not installed: "
-        f'pip install "optuna-biotune[{extra}]"'
+        f'{message}: pip install "optuna-biotune[{extra}]" brings one, and a URL that names no '
+        f"driver (`{backend}://...`) takes it."
     )
 
 
@@ -290,10 +291,10 @@ def _is_creation_race(error: BaseException) -> bool:
 
 
 def _check_writable(storage: RDBStorage, url: URL) -> None:
-    """Raise an error unless SQLite can take the write lock of its file."""
+    """Raise an error unless SQLite can write its file: reading alone opens it."""
     try:
         with storage.engine.connect() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            connection.exec_driver_sql("UPDATE studies SET study_name = study_name WHERE 0")
             connection.rollback()
     except exc.SQLAlchemyError as error:
         raise _connection_error(error, url) from None
@@ -302,7 +303,7 @@ def _check_writable(storage: RDBStorage, url: URL) -> None:
 def _connection_error(error: BaseException, url: URL) -> OSError:
     """Describe a failure of the database without any part of the password."""
     reason = _driver_message(error, url)
-    message = f"`url`: cannot use the database {_shown(url)}: {reason}."
+    message = f"`url`: cannot use the database {_shown(url)} ({reason})."
     if url.get_backend_name() != "sqlite":
         return ConnectionError(f"{message} Is the server running, and the URL right?")
     if "readonly" in reason or "unable to open" in reason:
