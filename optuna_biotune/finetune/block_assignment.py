@@ -163,7 +163,7 @@ def _check_tied(blocks: Iterable[str], holders: Mapping[str, Sequence[str]]) -> 
         warnings.warn(
             f"Parameter {name!r} is tied across the blocks {listed(held)}. It counts as one of "
             f"block {held[0]!r}, and trains only when all of these blocks train.",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
