@@ -11,7 +11,6 @@ import os
 import random
 import time
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,9 +18,10 @@ from urllib.parse import quote
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import exc
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 
 from optuna_biotune import _compat
+from optuna_biotune.database_url import DRIVERS, check_driver, parse_url, shown, with_driver
 
 __all__ = ["make_storage"]
 
@@ -32,20 +32,6 @@ _CONNECT_TIMEOUT = 10  # seconds
 _POOL_RECYCLE = 1800  # seconds; below the idle limits of servers and firewalls
 _GRACE_INTERVALS = 10
 _TABLE_CREATION_ATTEMPTS = 10
-
-# Per database: (SQLAlchemy driver, importable module), the preferred one first.
-_DRIVERS = {
-    "postgresql": (("psycopg", "psycopg"), ("psycopg2", "psycopg2")),
-    "mysql": (("pymysql", "pymysql"), ("mysqldb", "MySQLdb")),
-}
-_EXTRAS = {"postgresql": "postgresql", "mysql": "mariadb"}
-# Optuna has no code for SQLAlchemy's name "mariadb", and runs MariaDB under "mysql".
-_SYNONYMS = {"mariadb": "mysql", "postgres": "postgresql"}
-
-_URL_FORM = (
-    "a SQLite file or a URL `dialect://user:password@host:port/database` in which special "
-    "characters of the user name and the password are percent-encoded (`@` as `%40`)"
-)
 
 
 class _SharedStorage(RDBStorage):
@@ -123,8 +109,8 @@ def make_storage(
         ConnectionError: If the database cannot be reached or used for another reason.
     """
     heartbeat = _heartbeat_arguments(heartbeat_interval, grace_period, max_retry)
-    target = _with_driver(_parse_url(url))
-    _check_driver(target)
+    target = with_driver(parse_url(url))
+    check_driver(target)
     if target.get_backend_name() == "sqlite":
         _check_directory(target)
     storage = _open(target, heartbeat)
@@ -163,75 +149,6 @@ def _check_integer(name: str, value: object, least: int) -> None:
         raise ValueError(f"`{name}` must be at least {least}, but got {value}.")
 
 
-def _parse_url(url: str | os.PathLike[str] | URL) -> URL:
-    """Return the URL of a SQLite file or a database.
-
-    No error shows what was given: a part of it, at any place, may be a password.
-    """
-    if isinstance(url, URL):
-        return url
-    if isinstance(url, os.PathLike):
-        return _sqlite_url(Path(url))
-    if not isinstance(url, str):
-        raise TypeError(f"`url` must be a string, a path or a URL, but got {type(url).__name__}.")
-    if not url.strip():
-        raise ValueError(f"`url` must be {_URL_FORM}, but it is empty.")
-    if "://" not in url:
-        if ":" in url.partition("@")[0] and "@" in url:
-            raise ValueError(f"`url` must be {_URL_FORM}, but got a string without `://`.")
-        return _sqlite_url(Path(url))
-    try:
-        parsed = make_url(url)
-    except (exc.ArgumentError, ValueError):
-        raise ValueError(f"`url` must be {_URL_FORM}, but it cannot be read.") from None
-    if parsed.get_backend_name() != "sqlite" and url.count("@") > 1:
-        raise ValueError(f"`url` must be {_URL_FORM}, but it contains `@` more than once.")
-    return parsed
-
-
-def _sqlite_url(path: Path) -> URL:
-    """Return the URL of a SQLite file."""
-    return URL.create("sqlite", database=str(path))
-
-
-def _with_driver(url: URL) -> URL:
-    """Put the names of Optuna's database and of an installed driver into the URL."""
-    backend, _, driver = url.drivername.partition("+")
-    backend = _SYNONYMS.get(backend, backend)
-    if not driver and backend in _DRIVERS:
-        installed = [name for name, module in _DRIVERS[backend] if find_spec(module)]
-        if not installed:
-            raise ImportError(_missing_driver(url))
-        driver = installed[0]
-    return url.set(drivername=f"{backend}+{driver}" if driver else backend)
-
-
-def _check_driver(url: URL) -> None:
-    """Raise an error if SQLAlchemy does not know the database, or its driver is missing."""
-    try:
-        url.get_dialect().import_dbapi()
-    except exc.NoSuchModuleError:
-        raise ValueError(
-            "`url` must name a database that SQLAlchemy knows (sqlite, postgresql, mysql, "
-            f"mariadb, ...), but got {url.drivername!r}."
-        ) from None
-    except ImportError:
-        raise ImportError(_missing_driver(url)) from None
-
-
-def _missing_driver(url: URL) -> str:
-    """Say how to install the driver of a URL."""
-    backend = url.get_backend_name()
-    message = f"`url` needs a Python driver for {url.drivername!r}, which is not installed"
-    extra = _EXTRAS.get(_SYNONYMS.get(backend, backend))
-    if extra is None:
-        return f"{message}."
-    return (
-        f'{message}: pip install "optuna-biotune[{extra}]" brings one, and a URL that names no '
-        f"driver (`{backend}://...`) takes it."
-    )
-
-
 def _check_directory(url: URL) -> None:
     """Raise an error if a SQLite database has no file or no directory to hold one."""
     database = url.database
@@ -259,7 +176,7 @@ def _engine_arguments(url: URL) -> dict[str, Any]:
         "pool_size": 2,
         "max_overflow": 8,
     }
-    if url.get_driver_name() not in {name for drivers in _DRIVERS.values() for name, _ in drivers}:
+    if url.get_driver_name() not in {name for drivers in DRIVERS.values() for name, _ in drivers}:
         return pool
     timeout = {} if "connect_timeout" in url.query else {"connect_timeout": _CONNECT_TIMEOUT}
     return {**pool, "connect_args": timeout}
@@ -303,17 +220,12 @@ def _check_writable(storage: RDBStorage, url: URL) -> None:
 def _connection_error(error: BaseException, url: URL) -> OSError:
     """Describe a failure of the database without any part of the password."""
     reason = _driver_message(error, url)
-    message = f"`url`: cannot use the database {_shown(url)} ({reason})."
+    message = f"`url`: cannot use the database {shown(url)} ({reason})."
     if url.get_backend_name() != "sqlite":
         return ConnectionError(f"{message} Is the server running, and the URL right?")
     if "readonly" in reason or "unable to open" in reason:
         return PermissionError(f"{message} Is the file writable, and its directory, too?")
     return ConnectionError(message)
-
-
-def _shown(url: URL) -> str:
-    """Return the URL for a message: without the query, which may hold passwords, too."""
-    return url.set(query={}).render_as_string(hide_password=True)
 
 
 def _driver_message(error: BaseException, url: URL) -> str:
