@@ -1,0 +1,335 @@
+"""Labelled images in one tensor, and fixed stratified splits of them.
+
+Every item of a dataset is read once, before any training; training then takes batches by index,
+on the device, without a data loader.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+# The splits are the same in every study and every trial, so that trials differ by their plan only.
+_SPLIT_SEED = 0
+_VALIDATION_SHARE = 0.2
+_IMAGES_CHECKED_AT_ONCE = 1024
+
+
+class ImageDataset(Protocol):
+    """A map-style dataset: a torch ``Dataset`` with a length, or a list of (image, label)."""
+
+    def __getitem__(self, index: int, /) -> Any:
+        """Return the pair (image, label) of one item."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        ...
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images and their labels.
+
+    Attributes:
+        images: Float32 [N, C, H, W], as the network takes them.
+        labels: Int64 [N], from 0.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        """Return the number of images N."""
+        return len(self.labels)
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the images, in bytes."""
+        return self.images.nbytes
+
+    def to(self, device: torch.device) -> LabelledImages:
+        """Return the data on a device; this very data if it is there already."""
+        return LabelledImages(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Which items one generation trains on, and which it validates on.
+
+    Attributes:
+        train: Indices of the training items, int64 [n].
+        val: Indices of the validation items, int64 [m]; none of them is in ``train``.
+    """
+
+    train: Tensor
+    val: Tensor
+
+
+def load_images(
+    dataset: ImageDataset, transform: Callable[[Any], Tensor] | None, name: str
+) -> LabelledImages:
+    """Read a whole dataset into one tensor in main memory.
+
+    The tensors of a ``TensorDataset`` are taken as they are if there is no transform. Random
+    augmentation inside the dataset is drawn once, here.
+
+    Args:
+        dataset: Map-style dataset of (image, label): images float [C, H, W], all of one size, or
+            anything that ``transform`` makes such a tensor of; labels integers from 0.
+        transform: Deterministic, applied to each image once; None: the images are used as they
+            are.
+        name: The argument that the dataset was given as, for messages.
+
+    Raises:
+        TypeError: If it is not a map-style dataset, an item is not a pair, an image is not a
+            float tensor (after the transform), or a label is not an integer.
+        ValueError: If it is empty, an image has another size than the first or a value that is
+            not finite, or a label is negative.
+    """
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+        raise TypeError(
+            f"`{name}` must be a map-style dataset of (image, label), with `__getitem__` and "
+            f"`__len__`, but got {type(dataset).__name__}."
+        )
+    if len(dataset) == 0:
+        raise ValueError(f"`{name}` must hold images, but it is empty.")
+    if isinstance(dataset, TensorDataset) and transform is None:
+        images, labels = _take_tensors(dataset, name)
+    else:
+        images, labels = _read_items(dataset, transform, name)
+    _check_images_are_finite(images, name)
+    negative = torch.nonzero(labels < 0)
+    if len(negative) > 0:
+        index = int(negative[0])
+        raise ValueError(
+            f"Labels must be 0 or more, but `{name}` has {int(labels[index])} at index {index}."
+        )
+    return LabelledImages(images, labels)
+
+
+def _take_tensors(dataset: TensorDataset, name: str) -> tuple[Tensor, Tensor]:
+    """Return the images and labels of a ``TensorDataset`` without a loop over its items."""
+    if len(dataset.tensors) != 2:
+        raise TypeError(
+            f"`{name}` must give pairs (image, label), but its TensorDataset has "
+            f"{len(dataset.tensors)} tensor(s)."
+        )
+    images, labels = dataset.tensors
+    _check_image(images[0], 0, False, name)
+    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
+        raise TypeError(
+            f"The labels of `{name}` must be integers, one an image, but its TensorDataset has "
+            f"labels {labels.dtype} of shape {tuple(labels.shape)}."
+        )
+    return images.detach().to("cpu", torch.float32), labels.to("cpu", torch.int64)
+
+
+def _read_items(
+    dataset: ImageDataset, transform: Callable[[Any], Tensor] | None, name: str
+) -> tuple[Tensor, Tensor]:
+    """Read item by item into tensors that are allocated once."""
+    labels = torch.empty(len(dataset), dtype=torch.int64)
+    images = torch.empty(0)
+    for index in range(len(dataset)):
+        item = dataset[index]
+        if not isinstance(item, (tuple, list)) or len(item) != 2:
+            raise TypeError(
+                f"`{name}` must give pairs (image, label), but item {index} is {_describe(item)}."
+            )
+        image = item[0] if transform is None else transform(item[0])
+        _check_image(image, index, transform is not None, name)
+        if index == 0:
+            images = torch.empty((len(dataset), *image.shape), dtype=torch.float32)
+        elif image.shape != images.shape[1:]:
+            raise ValueError(
+                f"The images of `{name}` must have one size, but item {index} is "
+                f"{tuple(image.shape)} and item 0 is {tuple(images.shape[1:])}: resize and crop "
+                "them with `transform`."
+            )
+        images[index] = image.detach()
+        labels[index] = _label(item[1], index, name)
+    return images, labels
+
+
+def _describe(value: Any) -> str:
+    """Say what a value is: its type, and if it is an array its dtype and shape."""
+    kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    if isinstance(value, (Tensor, np.ndarray)):
+        return f"a {kind} of {value.dtype} and shape {tuple(value.shape)}"
+    return f"a {kind}"
+
+
+def _check_image(image: Any, index: int, transformed: bool, name: str) -> None:
+    """Raise TypeError unless the image is a float tensor [C, H, W]."""
+    if isinstance(image, Tensor) and image.is_floating_point() and image.ndim == 3:
+        return
+    if transformed:
+        raise TypeError(
+            "`transform` must return float tensors [C, H, W], but for item "
+            f"{index} of `{name}` it returned {_describe(image)}."
+        )
+    raise TypeError(
+        f"The images of `{name}` must be float tensors [C, H, W] as the network takes them, but "
+        f"item {index} is {_describe(image)}: give a `transform` that makes it one, such as "
+        "torchvision's `weights.transforms()`."
+    )
+
+
+def _label(label: Any, index: int, name: str) -> int:
+    """Return a label as int: from an int, a NumPy integer or an integer tensor without axes."""
+    try:
+        if isinstance(label, (Tensor, np.ndarray)) and label.ndim != 0:
+            raise TypeError
+        return operator.index(label)
+    except TypeError:
+        shown = _describe(label) if isinstance(label, (Tensor, np.ndarray)) else repr(label)
+        raise TypeError(
+            f"The labels of `{name}` must be integers, but item {index} has {shown}."
+        ) from None
+
+
+def _check_images_are_finite(images: Tensor, name: str) -> None:
+    """Raise ValueError naming the first image with a value that is NaN or infinite."""
+    for start in range(0, len(images), _IMAGES_CHECKED_AT_ONCE):
+        finite = torch.isfinite(images[start : start + _IMAGES_CHECKED_AT_ONCE]).flatten(1).all(1)
+        if not bool(finite.all()):
+            index = start + int(torch.nonzero(~finite)[0])
+            raise ValueError(
+                f"Images must be finite, but item {index} of `{name}` holds NaN or infinity."
+            )
+
+
+def join_images(train: LabelledImages, val: LabelledImages) -> LabelledImages:
+    """Put the validation images behind the training images.
+
+    Raises:
+        ValueError: If the two have images of different sizes.
+    """
+    sizes = tuple(train.images.shape[1:]), tuple(val.images.shape[1:])
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"`train` and `val` must have images of one size, but item 0 of `train` is {sizes[0]} "
+            f"and item 0 of `val` is {sizes[1]}."
+        )
+    return LabelledImages(
+        torch.cat([train.images, val.images]), torch.cat([train.labels, val.labels])
+    )
+
+
+def check_classes(labels: Tensor, name: str) -> None:
+    """Raise ValueError if the labels have one class only."""
+    if bool((labels == labels[0]).all()):
+        raise ValueError(
+            f"`{name}` must have at least two classes, but all its {len(labels)} labels are "
+            f"{int(labels[0])}."
+        )
+
+
+def check_known_classes(labels: Tensor, train_labels: Tensor, name: str) -> None:
+    """Raise ValueError if there is a class that the training data lack.
+
+    No plan could learn it, and its recall of 0 would lower every fitness by the same amount.
+    """
+    unknown = torch.nonzero(~torch.isin(labels, train_labels))
+    if len(unknown) > 0:
+        index = int(unknown[0])
+        raise ValueError(
+            f"Every class of `{name}` must occur in `train`, but class {int(labels[index])} "
+            f"(index {index} of `{name}`) does not."
+        )
+
+
+def split_train(labels: Tensor) -> Fold:
+    """Split training data 80 to 20 into training and validation data, stratified by class.
+
+    The split depends on the labels only: it is the same in every run.
+
+    Args:
+        labels: Int64 [N].
+
+    Raises:
+        ValueError: If a class has one example only.
+    """
+    _check_examples_per_class(labels, 2, "train", "to be split into training and validation data")
+    n_classes = len(torch.unique(labels))
+    n_val = max(round(_VALIDATION_SHARE * len(labels)), n_classes)
+    splitter = StratifiedShuffleSplit(n_splits=1, test_size=n_val, random_state=_SPLIT_SEED)
+    train, val = next(splitter.split(np.zeros(len(labels)), labels.cpu().numpy()))
+    return Fold(_sorted_indices(train), _sorted_indices(val))
+
+
+def stratified_folds(labels: Tensor, whole: Fold, folds: int) -> tuple[Fold, ...]:
+    """Cut training and validation data into parts with the same shares of the classes.
+
+    Fold g holds part g of the training data and part g of the validation data. The parts depend
+    on the labels only: they are the same in every run.
+
+    Args:
+        labels: Labels of all items, int64 [N].
+        whole: The training and the validation items.
+        folds: Number of parts; 1 gives ``whole`` itself.
+
+    Raises:
+        ValueError: If a class has fewer examples than there are parts.
+    """
+    if folds == 1:
+        return (whole,)
+    train = _parts(labels, whole.train, folds, "train")
+    val = _parts(labels, whole.val, folds, "val")
+    return tuple(Fold(*parts) for parts in zip(train, val, strict=True))
+
+
+def _parts(labels: Tensor, indices: Tensor, folds: int, name: str) -> list[Tensor]:
+    """Cut the items at ``indices`` into stratified parts, and return the indices of each."""
+    chosen = labels[indices]
+    _check_examples_per_class(chosen, folds, name, f"to be cut into `folds={folds}` parts")
+    splitter = StratifiedKFold(n_splits=folds, shuffle=True, random_state=_SPLIT_SEED)
+    parts = splitter.split(np.zeros(len(chosen)), chosen.cpu().numpy())
+    return [indices[_sorted_indices(part)] for _, part in parts]
+
+
+def _check_examples_per_class(labels: Tensor, least: int, name: str, purpose: str) -> None:
+    """Raise ValueError naming the first class with fewer examples than ``least``."""
+    classes, counts = torch.unique(labels, return_counts=True)
+    rare = torch.nonzero(counts < least)
+    if len(rare) > 0:
+        where = int(rare[0])
+        raise ValueError(
+            f"Every class of `{name}` needs at least {least} examples {purpose}, but class "
+            f"{int(classes[where])} has {int(counts[where])}."
+        )
+
+
+def _sorted_indices(indices: np.ndarray[Any, Any]) -> Tensor:
+    """Return indices as a sorted int64 tensor."""
+    return torch.from_numpy(np.sort(indices)).to(torch.int64)
+
+
+def batches(indices: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """Cut indices into batches.
+
+    A last batch of one item joins the batch before it, which then holds ``batch_size + 1``:
+    BatchNorm cannot normalise over a single item.
+
+    Args:
+        indices: Int64 [n], in the order of training.
+        batch_size: Items a batch.
+
+    Yields:
+        Int64 [batch_size] views of ``indices``; the last may be shorter, or longer by one.
+    """
+    n = len(indices)
+    starts = list(range(0, n, batch_size))
+    if batch_size > 1 and n > 1 and n - starts[-1] == 1:
+        starts.pop()
+    for start, stop in zip(starts, [*starts[1:], n], strict=True):
+        yield indices[start:stop]

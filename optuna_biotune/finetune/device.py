@@ -1,0 +1,148 @@
+"""Where and how precisely to compute, and the random numbers of one seed."""
+
+from __future__ import annotations
+
+import gc
+import random
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Return the device that an argument ``device`` means.
+
+    Args:
+        device: ``"auto"`` (CUDA if there is a device, else the CPU), or a torch device.
+
+    Raises:
+        ValueError: If it names no device, or one that is not available.
+    """
+    if device == "auto":
+        return _with_index(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f'`device` must be "auto" or a torch device such as "cuda:0", but got {device!r}.'
+        ) from error
+    n_devices = torch.cuda.device_count()
+    if resolved.type == "cuda" and (resolved.index or 0) >= n_devices:
+        raise ValueError(
+            f"`device` is {device!r}, but torch sees {n_devices} CUDA device(s) on this machine."
+        )
+    return _with_index(resolved)
+
+
+def _with_index(device: torch.device) -> torch.device:
+    """Return the device with the number of the current one, if it is a CUDA device without."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Return ``"fp32"`` or ``"bf16"``.
+
+    Args:
+        precision: ``"auto"`` is bfloat16 on CUDA devices that compute in it, else float32.
+        device: Where the network runs.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"`precision` must be one of {PRECISIONS}, but got {precision!r}.")
+    if precision != "auto":
+        return precision
+    if device.type != "cuda":
+        return "fp32"
+    with torch.cuda.device(device):
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Return the context of the forward pass: autocast to bfloat16, or nothing for float32."""
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def choose_data_device(n_bytes: int, device: torch.device) -> torch.device:
+    """Return where to keep the images: with the network, if they take at most half its memory.
+
+    Args:
+        n_bytes: Size of the images.
+        device: Where the network runs.
+    """
+    if device.type == "cuda" and n_bytes > torch.cuda.mem_get_info(device)[0] // 2:
+        return torch.device("cpu")
+    return device
+
+
+def free_memory(device: torch.device) -> None:
+    """Give unused memory back to the device, that of unreachable cycles too."""
+    gc.collect()
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.empty_cache()
+
+
+class RandomStream:
+    """The random numbers of one seed, kept apart from everybody else's.
+
+    Seeds that are trained in turns then draw the same numbers as each trained alone, and the
+    caller's generators are left as they were.
+
+    Args:
+        seed: Seed of torch's, NumPy's and Python's global generators, at least 0.
+        device: Device whose generator is seeded beside the CPU's.
+    """
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._cuda = [device] if device.type == "cuda" else []
+        with self._restored():
+            torch.default_generator.manual_seed(seed)
+            for cuda_device in self._cuda:
+                with torch.cuda.device(cuda_device):
+                    torch.cuda.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
+            self._state = self._read()
+
+    def _read(self) -> tuple[Any, ...]:
+        """Return the state of all generators."""
+        cuda = [torch.cuda.get_rng_state(device) for device in self._cuda]
+        return torch.get_rng_state(), cuda, np.random.get_state(), random.getstate()
+
+    def _write(self, state: tuple[Any, ...]) -> None:
+        """Set the state of all generators."""
+        torch.set_rng_state(state[0])
+        for device, cuda_state in zip(self._cuda, state[1], strict=True):
+            torch.cuda.set_rng_state(cuda_state, device)
+        np.random.set_state(state[2])
+        random.setstate(state[3])
+
+    @contextmanager
+    def _restored(self) -> Iterator[None]:
+        """Put the generators back at the end."""
+        before = self._read()
+        try:
+            yield
+        finally:
+            self._write(before)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Let the global generators give this stream's next numbers inside the block."""
+        with self._restored():
+            self._write(self._state)
+            try:
+                yield
+            finally:
+                self._state = self._read()

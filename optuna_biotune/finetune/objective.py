@@ -1,0 +1,452 @@
+"""The objective of a study: train the plan of a trial and return its validation metric."""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+import torch
+from optuna.study import StudyDirection
+from optuna.trial import BaseTrial, FrozenTrial
+from torch import Tensor, nn
+
+from optuna_biotune.finetune.data import (
+    Fold,
+    ImageDataset,
+    LabelledImages,
+    check_classes,
+    check_known_classes,
+    join_images,
+    load_images,
+    split_train,
+    stratified_folds,
+)
+from optuna_biotune.finetune.device import (
+    PRECISIONS,
+    RandomStream,
+    autocast,
+    choose_data_device,
+    free_memory,
+    resolve_device,
+    resolve_precision,
+)
+from optuna_biotune.finetune.metrics import METRIC_NAMES, worst_value
+from optuna_biotune.finetune.partition import BlockPartition, partition_blocks
+from optuna_biotune.finetune.refit import RefitResult, refit_plan, standard_deviation
+from optuna_biotune.finetune.training import (
+    NonFiniteLossError,
+    SeedRun,
+    TrainingSettings,
+    main_logits,
+    train_in_lockstep,
+)
+from optuna_biotune.finetune.validation import (
+    check_callable,
+    check_choice,
+    check_count,
+    check_learning_rate,
+    check_seeds,
+)
+from optuna_biotune.genotype import FineTuningPlan, suggest_plan
+from optuna_biotune.tags import generation_of
+
+__all__ = ["FineTuningObjective", "NonFiniteLossError", "RefitResult"]
+
+_logger = logging.getLogger("optuna_biotune")
+
+# Seeds draw from torch's global generators in turns: only one thread may train at a time.
+_TRAINING = threading.Lock()
+
+
+class FineTuningObjective:
+    """Fine-tunes a network by the plan of a trial; an objective for ``study.optimize``.
+
+    Called with a trial, it suggests a plan, trains one network a seed by it and returns the mean
+    over the seeds of the validation metric at each seed's best epoch, to be maximised.
+
+    - All seeds train in lockstep. After epoch e (from 0) the trial reports, as step e, the mean
+      over the seeds of the best value so far: what it would return if it ended there. The study's
+      pruner may then prune it.
+    - A seed stops after ``patience`` epochs without improvement and keeps its best value.
+    - Adam, cross-entropy, and a cosine schedule a step an epoch over ``epochs`` epochs.
+    - Two trials with the same seed start from the same network and see the same batches. On the
+      CPU the same plan gives the same value to the last bit.
+    - Frozen blocks are held in evaluation mode. After training, their parameters and buffers are
+      checked to be bit-identical, else RuntimeError.
+    - A last batch of one image joins the batch before it: BatchNorm cannot normalise over one.
+    - Out of memory, a step is computed again in parts of half the size, down to single images
+      (pairs, if BatchNorm trains). The gradients are those of the whole batch, except that
+      BatchNorm then normalises over the parts.
+
+    Some trials cannot be measured; none of them stops the study:
+
+    - A plan that trains nothing returns the worst value (0.0; -1.0 for ``cohen_kappa``) without
+      training.
+    - If the loss becomes NaN or infinite, training stops, the attribute ``failure`` says which
+      block at which learning rate, and the trial returns the worst value, so that the search
+      learns to avoid it.
+    - If the memory does not suffice even so, the attribute ``failure`` says so, and the trial
+      fails.
+
+    Attributes of the trial: ``lr/<block>`` (absolute learning rate, 0.0 = frozen), ``mask`` (one
+    letter a block, F frozen, T tuned), ``generation``, ``trainable_params``, ``seconds``,
+    ``best_epoch`` (mean over the seeds, counted from 1), ``val_std`` (standard deviation over the
+    seeds) and, if there was one, ``failure``.
+
+    The constructor reads all data, builds one network and runs it on two images, to find its
+    blocks and check its head. The images are kept on the device if they take at most half of its
+    free memory. Calls from several threads take turns; use processes to train in parallel.
+
+    Args:
+        model: Builds the network, a pre-trained body with a fresh head; called without arguments
+            under each seed. Must return a new network each time.
+        train: Map-style dataset of (image, label): float images [C, H, W] as the network takes
+            them, all of one size, or anything with a ``transform``; integer labels from 0.
+        val: Validation data alike. None: a stratified fifth of ``train``, always the same.
+        transform: Deterministic transform of an image to a float tensor [C, H, W], applied once.
+        blocks: Block name to names of modules, in order, as :func:`partition_blocks` takes them.
+            None: the blocks that it finds.
+        lr: Base learning rate, absolute, above 0: a block with multiplier 1.0 trains at it.
+        epochs: Most epochs a network trains for, at least 1.
+        patience: Epochs without improvement after which a seed stops, at least 1.
+        seeds: Distinct integers from 0, one network each.
+        folds: Number of stratified parts that training and validation data are cut into, at least
+            1; generation g of the search trains and validates on part g mod ``folds``.
+        batch_size: Images a step, at least 1.
+        metric: ``"balanced_accuracy"`` (mean recall over the classes that occur in the validation
+            labels), ``"accuracy"``, ``"macro_f1"`` or ``"cohen_kappa"``.
+        device: ``"auto"`` (CUDA if there is a device, else the CPU) or a torch device.
+        precision: ``"fp32"``, ``"bf16"`` (autocast), or ``"auto"``: bfloat16 on CUDA devices that
+            compute in it, else float32. Whether float32 may use TensorFloat-32 is left to torch's
+            own settings.
+        augment: Applied in training to each batch, float [N, C, H, W] on the device, such as a
+            transform of torchvision v2. None: no augmentation.
+
+    Raises:
+        TypeError: If an argument or an item of the data is of the wrong kind.
+        ValueError: If an argument is out of range; if data are empty, of one class or of unequal
+            sizes; if a class is too rare for the split or missing from ``train``; or if the head
+            has fewer outputs than there are classes.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Callable[[], nn.Module],
+        train: ImageDataset,
+        val: ImageDataset | None = None,
+        transform: Callable[[Any], Tensor] | None = None,
+        blocks: Mapping[str, Sequence[str]] | None = None,
+        lr: float = 1e-3,
+        epochs: int = 30,
+        patience: int = 3,
+        seeds: Sequence[int] = (0, 1, 2),
+        folds: int = 1,
+        batch_size: int = 64,
+        metric: str = "balanced_accuracy",
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+        augment: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        if isinstance(model, nn.Module):
+            raise TypeError(
+                "`model` must be a function that builds a network, called under each seed, but "
+                f"got a network ({type(model).__name__})."
+            )
+        check_callable("model", model, optional=False)
+        check_callable("transform", transform)
+        check_callable("augment", augment)
+        check_choice("metric", metric, METRIC_NAMES)
+        check_choice("precision", precision, PRECISIONS)
+        lr = check_learning_rate("lr", lr)
+        epochs, patience = check_count("epochs", epochs), check_count("patience", patience)
+        folds, batch_size = check_count("folds", folds), check_count("batch_size", batch_size)
+        self._seeds = check_seeds(seeds)
+        resolved = resolve_device(device)
+        precision = resolve_precision(precision, resolved)
+
+        self._transform = transform
+        data, whole = _load_data(train, val, transform)
+        self._folds = stratified_folds(data.labels, whole, folds)
+        template, self._n_outputs = _build_template(
+            model, blocks, data, self._seeds[0], resolved, precision
+        )
+        self._data = data.to(choose_data_device(data.n_bytes, resolved))
+        self._settings = TrainingSettings(
+            build_model=model,
+            template=template,
+            lr=lr,
+            epochs=epochs,
+            patience=patience,
+            batch_size=batch_size,
+            metric=metric,
+            device=resolved,
+            precision=precision,
+            augment=augment,
+        )
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """Names of the network's blocks, input side first."""
+        return self._settings.template.names
+
+    def __call__(self, trial: BaseTrial) -> float:
+        """Train the plan of a trial.
+
+        Args:
+            trial: The trial; the plan's parameters, a report an epoch and attributes are added.
+
+        Returns:
+            The mean over the seeds of the best validation metric, to be maximised; NaN, which
+            makes the trial fail, if the memory does not suffice.
+
+        Raises:
+            optuna.TrialPruned: If the study's pruner says so.
+            ValueError: If the study does not maximise one value.
+            RuntimeError: If the network changed a frozen block by itself.
+        """
+        _check_study_maximises(trial)
+        plan = suggest_plan(trial, self.block_names)
+        start = time.perf_counter()
+        generation = generation_of(trial) if isinstance(trial, optuna.Trial) else 0
+        self._describe_plan(trial, plan, generation)
+        outcome = _Outcome(worst_value(self._settings.metric))
+        try:
+            if plan.trainable:
+                with _TRAINING:
+                    self._train(trial, plan, self._folds[generation % len(self._folds)], outcome)
+        finally:
+            outcome.seconds = time.perf_counter() - start
+            outcome.describe(trial)
+        if outcome.pruned:
+            raise optuna.TrialPruned()
+        return outcome.value
+
+    def refit(
+        self,
+        trial_or_plan: FineTuningPlan | BaseTrial,
+        test: ImageDataset | None = None,
+    ) -> RefitResult:
+        """Train a plan on all data, training and validation data together, with every seed.
+
+        There is nothing left to stop early by. A trial's plan trains for the trial's mean best
+        epoch, rounded up, under the same schedule as in the search; a plan by itself for all
+        ``epochs``.
+
+        Args:
+            trial_or_plan: A trial of this objective's study, such as ``study.best_trial``, or a
+                plan for the same blocks.
+            test: Test data as ``train``; the same transform applies. None: nothing is measured.
+
+        Returns:
+            The network of the first seed, and each metric on the test data, one value a seed.
+
+        Raises:
+            TypeError: If it is neither a trial nor a plan.
+            ValueError: If the plan is for other blocks or trains nothing, or the test data do not
+                fit the network.
+            NonFiniteLossError: If the loss becomes NaN or infinite.
+            torch.OutOfMemoryError: If the memory does not suffice.
+        """
+        plan = self._plan_to_refit(trial_or_plan)
+        best_epoch = None
+        if not isinstance(trial_or_plan, FineTuningPlan):
+            best_epoch = trial_or_plan.user_attrs.get("best_epoch")
+        epochs = self._settings.epochs if best_epoch is None else math.ceil(best_epoch)
+        test_data = None if test is None else self._load_test(test)
+        with _TRAINING:
+            try:
+                return refit_plan(plan, self._seeds, self._settings, self._data, epochs, test_data)
+            finally:
+                free_memory(self._settings.device)
+
+    def _describe_plan(self, trial: BaseTrial, plan: FineTuningPlan, generation: int) -> None:
+        """Write what is known before training into the trial's attributes."""
+        for name, rate in plan.learning_rates(self._settings.lr).items():
+            trial.set_user_attr(f"lr/{name}", rate)
+        trial.set_user_attr("mask", plan.mask)
+        trial.set_user_attr("generation", generation)
+        trainable_params = self._settings.template.trainable_parameters(plan)
+        trial.set_user_attr("trainable_params", trainable_params)
+
+    def _train(self, trial: BaseTrial, plan: FineTuningPlan, fold: Fold, outcome: _Outcome) -> None:
+        """Train the plan with every seed and fill in the outcome; leaves no memory behind."""
+        runs: list[SeedRun] = []
+        try:
+            for seed in self._seeds:
+                runs.append(SeedRun(plan, seed, self._settings))
+            epochs = train_in_lockstep(runs, self._data, fold, self._settings.epochs)
+            for epoch, value in enumerate(epochs):
+                outcome.value = value
+                trial.report(value, epoch)
+                if not _finished(runs, epoch, self._settings.epochs) and trial.should_prune():
+                    outcome.pruned = True
+                    break
+            for run in runs:
+                run.check_frozen()
+        except NonFiniteLossError as error:
+            outcome.failure = str(error)
+            outcome.value = worst_value(self._settings.metric)
+        except torch.OutOfMemoryError as error:
+            outcome.failure = f"Out of memory, even in parts of the least size: {error}"
+            outcome.value = math.nan
+        except KeyboardInterrupt as interrupt:
+            # Whoever keeps the interrupt's traceback, as notebooks do, would keep the networks.
+            traceback.clear_frames(interrupt.__traceback__)
+            raise
+        finally:
+            outcome.measured = [(r.best_value, r.best_epoch) for r in runs if r.best_epoch > 0]
+            runs.clear()
+            free_memory(self._settings.device)
+
+    def _plan_to_refit(self, trial_or_plan: FineTuningPlan | BaseTrial) -> FineTuningPlan:
+        """Return the plan, in the order of the blocks."""
+        if isinstance(trial_or_plan, FineTuningPlan):
+            plan = trial_or_plan
+        elif isinstance(trial_or_plan, (BaseTrial, FrozenTrial)):
+            plan = FineTuningPlan.from_trial(trial_or_plan)
+        else:
+            raise TypeError(
+                "`trial_or_plan` must be an Optuna trial or a FineTuningPlan, but got "
+                f"{trial_or_plan!r}."
+            )
+        names = self.block_names
+        if set(plan.names) != set(names):
+            raise ValueError(
+                f"`trial_or_plan` must be for the blocks {', '.join(names)}, but has "
+                f"{', '.join(plan.names)}."
+            )
+        if not plan.trainable:
+            raise ValueError("`trial_or_plan` must train a block, but it freezes all of them.")
+        return FineTuningPlan({name: plan.multipliers[name] for name in names})
+
+    def _load_test(self, test: ImageDataset) -> LabelledImages:
+        """Read the test data and check that they fit the network."""
+        data = load_images(test, self._transform, "test")
+        expected = tuple(self._data.images.shape[1:])
+        given = tuple(data.images.shape[1:])
+        if given != expected:
+            raise ValueError(
+                f"`test` must have images of size {expected} as `train` does, but has {given}."
+            )
+        _check_outputs(self._n_outputs, data.labels, "test")
+        return data
+
+
+@dataclass
+class _Outcome:
+    """What a trial came to.
+
+    Attributes:
+        value: What the trial returns.
+        pruned: Whether it was pruned.
+        failure: Why it could not be measured, in a sentence.
+        measured: Best value and best epoch of each seed that was validated at least once.
+        seconds: How long it took.
+    """
+
+    value: float
+    pruned: bool = False
+    failure: str | None = None
+    measured: list[tuple[float, int]] | None = None
+    seconds: float = 0.0
+
+    def describe(self, trial: BaseTrial) -> None:
+        """Write the outcome into the trial's attributes, and a line into the log."""
+        trial.set_user_attr("seconds", round(self.seconds, 3))
+        if self.measured:
+            values, epochs = zip(*self.measured, strict=True)
+            trial.set_user_attr("best_epoch", statistics.fmean(epochs))
+            trial.set_user_attr("val_std", standard_deviation(values))
+        if self.failure is not None:
+            trial.set_user_attr("failure", self.failure)
+            _logger.warning("Trial %d: %s", trial.number, self.failure)
+            return
+        _logger.info(
+            "Trial %d: %.4f in %.1f s, blocks %s%s.",
+            trial.number,
+            self.value,
+            self.seconds,
+            trial.user_attrs["mask"],
+            ", pruned" if self.pruned else "",
+        )
+
+
+def _load_data(
+    train: ImageDataset, val: ImageDataset | None, transform: Callable[[Any], Tensor] | None
+) -> tuple[LabelledImages, Fold]:
+    """Read training and validation data into one tensor, and say which item is which."""
+    train_data = load_images(train, transform, "train")
+    check_classes(train_data.labels, "train")
+    if val is None:
+        return train_data, split_train(train_data.labels)
+    val_data = load_images(val, transform, "val")
+    check_classes(val_data.labels, "val")
+    check_known_classes(val_data.labels, train_data.labels, "val")
+    n_train, n_all = len(train_data), len(train_data) + len(val_data)
+    whole = Fold(torch.arange(n_train), torch.arange(n_train, n_all))
+    return join_images(train_data, val_data), whole
+
+
+def _build_template(
+    build_model: Callable[[], nn.Module],
+    blocks: Mapping[str, Sequence[str]] | None,
+    data: LabelledImages,
+    seed: int,
+    device: torch.device,
+    precision: str,
+) -> tuple[BlockPartition, int]:
+    """Build a network, check its head and find its blocks; also return its number of outputs."""
+    with RandomStream(seed, device).active():
+        model = build_model()
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must build a torch.nn.Module, but it returned {model!r}.")
+    model.to(device).eval()
+    example = data.images[:2].to(device)
+    try:
+        with torch.no_grad(), autocast(device, precision):
+            output = model(example)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"The network that `model` builds cannot take images of size "
+            f"{tuple(example.shape[1:])}: {error}"
+        ) from error
+    n_outputs = main_logits(output).shape[1]
+    _check_outputs(n_outputs, data.labels, "train")
+    template = partition_blocks(model, blocks, example)
+    model.to("cpu")
+    return template, n_outputs
+
+
+def _check_outputs(n_outputs: int, labels: Tensor, name: str) -> None:
+    """Raise ValueError if the head has too few outputs for the labels."""
+    highest = int(labels.max())
+    if highest >= n_outputs:
+        raise ValueError(
+            f"The head of the network that `model` builds gives {n_outputs} output(s), but the "
+            f"labels of `{name}` go up to {highest} (index {int(labels.argmax())}): it needs "
+            f"{highest + 1}."
+        )
+
+
+def _check_study_maximises(trial: BaseTrial) -> None:
+    """Raise ValueError if the trial's study does not maximise one value."""
+    study = getattr(trial, "study", None)
+    if study is not None and study.directions != [StudyDirection.MAXIMIZE]:
+        raise ValueError(
+            'The study must maximise one value: `optuna.create_study(direction="maximize")`, '
+            f"but its directions are {[direction.name for direction in study.directions]}."
+        )
+
+
+def _finished(runs: Sequence[SeedRun], epoch: int, epochs: int) -> bool:
+    """Tell whether no seed would train any further."""
+    return epoch + 1 == epochs or all(run.stopped for run in runs)

@@ -1,0 +1,93 @@
+"""The final training of one plan on all data, and what it achieves on test data."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from optuna_biotune.finetune.data import LabelledImages
+from optuna_biotune.finetune.metrics import METRIC_NAMES, compute_metric
+from optuna_biotune.finetune.training import SeedRun, TrainingSettings
+from optuna_biotune.genotype import FineTuningPlan
+
+
+@dataclass(frozen=True)
+class RefitResult:
+    """A plan trained on all data.
+
+    Attributes:
+        model: The network of the first seed, in evaluation mode, on the objective's device.
+            Which seed does not depend on the test data.
+        plan: The plan.
+        epochs: Number of epochs that each network trained.
+        metrics: ``accuracy``, ``balanced_accuracy`` (mean recall over the classes that occur in
+            the test labels), ``macro_f1`` and ``cohen_kappa`` on the test data, each a list of one
+            value a seed; empty if no test data were given.
+    """
+
+    model: nn.Module
+    plan: FineTuningPlan
+    epochs: int
+    metrics: dict[str, list[float]]
+
+    def summary(self) -> dict[str, tuple[float, float]]:
+        """Return mean and standard deviation over the seeds of each metric.
+
+        The standard deviation is that of a sample (divided by n - 1), and 0.0 for one seed.
+        """
+        return {
+            name: (statistics.fmean(values), standard_deviation(values))
+            for name, values in self.metrics.items()
+        }
+
+
+def standard_deviation(values: Sequence[float]) -> float:
+    """Return the standard deviation of a sample, 0.0 for one value."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def refit_plan(
+    plan: FineTuningPlan,
+    seeds: Sequence[int],
+    settings: TrainingSettings,
+    data: LabelledImages,
+    epochs: int,
+    test: LabelledImages | None,
+) -> RefitResult:
+    """Train a plan on all data with each seed, one after another, and measure it on test data.
+
+    Args:
+        plan: The plan; it trains at least one block.
+        seeds: Seeds, at least one.
+        settings: As in the search. The schedule keeps its length ``settings.epochs``.
+        data: All images to train on.
+        epochs: Number of epochs to train for.
+        test: The test images, or None.
+
+    Raises:
+        NonFiniteLossError: If the loss becomes NaN or infinite.
+        RuntimeError: If the network changed a frozen block by itself.
+        torch.OutOfMemoryError: If the memory does not suffice even for single images.
+    """
+    everything = torch.arange(len(data))
+    metrics: dict[str, list[float]] = {name: [] for name in METRIC_NAMES if test is not None}
+    model: nn.Module | None = None
+    for seed in seeds:
+        run = SeedRun(plan, seed, settings)
+        for _ in range(epochs):
+            run.train_epoch(data, everything)
+        run.check_frozen()
+        if test is not None:
+            logits = run.predict(test, torch.arange(len(test)))
+            labels = test.labels.to(logits.device)
+            for name, values in metrics.items():
+                values.append(compute_metric(name, logits.argmax(1), labels, logits.shape[1]))
+        if model is None:
+            model = run.model.eval()
+    if model is None:
+        raise ValueError("`seeds` must hold at least one seed, but it is empty.")
+    return RefitResult(model, plan, epochs, metrics)

@@ -1,0 +1,332 @@
+"""The training of one plan: one network a seed, all seeds in lockstep, epoch by epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from optuna_biotune.finetune.data import Fold, LabelledImages, batches
+from optuna_biotune.finetune.device import RandomStream, autocast, free_memory
+from optuna_biotune.finetune.metrics import compute_metric
+from optuna_biotune.finetune.partition import BlockPartition
+from optuna_biotune.genotype import FineTuningPlan
+
+# Reading a loss waits for the device. On CUDA that would leave it idle after every step.
+_STEPS_BETWEEN_LOSS_CHECKS = {"cuda": 32}
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite; the message names the block and its learning rate."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What is the same for all plans, seeds and trials.
+
+    Attributes:
+        build_model: Builds a network, under the random numbers of a seed.
+        template: The blocks, found once on a network of the same architecture.
+        lr: Base learning rate, absolute.
+        epochs: Most epochs a network trains for, and the length of the cosine schedule.
+        patience: Epochs without improvement after which a seed stops.
+        batch_size: Images a step.
+        metric: Name of the validation metric.
+        device: Where the networks run.
+        precision: ``"fp32"`` or ``"bf16"``.
+        augment: Changes a batch of training images, float [N, C, H, W] on the device; None for
+            none.
+    """
+
+    build_model: Callable[[], nn.Module]
+    template: BlockPartition
+    lr: float
+    epochs: int
+    patience: int
+    batch_size: int
+    metric: str
+    device: torch.device
+    precision: str
+    augment: Callable[[Tensor], Tensor] | None
+
+
+def main_logits(output: Any) -> Tensor:
+    """Return the logits of the main head from what a network returned.
+
+    Inception v3 and GoogLeNet return those of their auxiliary heads beside it in train mode:
+    these never reach the loss.
+
+    Raises:
+        TypeError: If there is no tensor [N, C] first in the output.
+    """
+    main = getattr(output, "logits", output)
+    if isinstance(main, (tuple, list)) and len(main) > 0:
+        main = main[0]
+    if not isinstance(main, Tensor) or main.ndim != 2:
+        shown = tuple(main.shape) if isinstance(main, Tensor) else type(main).__name__
+        raise TypeError(
+            f"`model` must build a network that returns logits [N, C], but it returned {shown}."
+        )
+    return main
+
+
+def accumulate_gradients(
+    forward: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor, parts: int
+) -> Tensor:
+    """Add the gradients of the batch's mean cross-entropy, computed part by part.
+
+    The sum over the parts is the gradient of the whole batch; only what depends on other items
+    of the batch differs, as the statistics of BatchNorm in train mode do.
+
+    Args:
+        forward: Inputs to logits [N, C].
+        inputs: The batch, [N, ...].
+        labels: Int64 [N].
+        parts: Number of parts, 1 to N; more parts need less memory.
+
+    Returns:
+        The mean loss, without a graph.
+    """
+    total = torch.zeros((), device=labels.device)
+    pairs = zip(inputs.tensor_split(parts), labels.tensor_split(parts), strict=True)
+    for part_inputs, part_labels in pairs:
+        logits = forward(part_inputs).float()
+        loss = F.cross_entropy(logits, part_labels, reduction="sum") / len(labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    return total
+
+
+class SeedRun:
+    """The training of one network with one seed.
+
+    The seed decides the network's new head, dropout and augmentation, and, by a generator of its
+    own, the order of the images: two plans with the same seed see the same batches.
+
+    Args:
+        plan: Which blocks train, at which multiple of the base learning rate. At least one does.
+        seed: The seed, at least 0.
+        settings: The rest.
+
+    Attributes:
+        model: The network, on the device of the settings.
+        best_value: The best validation metric so far; minus infinity before the first epoch.
+        best_epoch: Number of epochs after which it was reached; 0 before the first.
+
+    Raises:
+        ValueError: If ``build_model`` does not build a new network of the same architecture.
+    """
+
+    def __init__(self, plan: FineTuningPlan, seed: int, settings: TrainingSettings) -> None:
+        self.best_value = -math.inf
+        self.best_epoch = 0
+        self._epoch = 0
+        self._plan = plan
+        self._settings = settings
+        self._micro_batch = settings.batch_size + 1
+        self._random = RandomStream(seed, settings.device)
+        self._order = torch.Generator().manual_seed(seed)
+        with self._random.active():
+            self.model = settings.build_model()
+        _check_is_new(self.model, settings.template.model)
+        on_cuda = settings.device.type == "cuda"
+        self.model.to(settings.device)
+        if on_cuda:
+            self.model.to(memory_format=torch.channels_last)
+        self._blocks = settings.template.for_model(self.model)
+        groups = self._blocks.param_groups(plan, settings.lr)
+        self._optimizer = torch.optim.Adam(groups, lr=settings.lr, fused=on_cuda)
+        self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+            self._optimizer, T_max=settings.epochs
+        )
+        self._frozen_state = self._blocks.frozen_state(plan)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the validation metric has not improved for ``patience`` epochs."""
+        return self._epoch - self.best_epoch >= self._settings.patience
+
+    def train_epoch(self, data: LabelledImages, indices: Tensor) -> None:
+        """Train on every item once, in a new random order.
+
+        Args:
+            data: The images.
+            indices: The items to train on, int64 [n].
+
+        Raises:
+            NonFiniteLossError: If the loss becomes NaN or infinite. On CUDA the loss is looked
+                at every 32 steps.
+            torch.OutOfMemoryError: If the memory does not suffice even for single images.
+        """
+        self._blocks.train(self._plan)
+        interval = _STEPS_BETWEEN_LOSS_CHECKS.get(self._settings.device.type, 1)
+        order = indices[torch.randperm(len(indices), generator=self._order)]
+        losses: list[Tensor] = []
+        with self._random.active():
+            for batch in batches(order, self._settings.batch_size):
+                inputs, labels = self._fetch(data, batch)
+                if self._settings.augment is not None:
+                    inputs = self._settings.augment(inputs)
+                losses.append(self._step(inputs, labels))
+                if len(losses) == interval:
+                    self._check_losses(losses)
+                    losses.clear()
+            self._check_losses(losses)
+        self._schedule.step()
+        self._epoch += 1
+
+    def validate(self, data: LabelledImages, indices: Tensor) -> None:
+        """Compute the validation metric and remember it if it is the best so far.
+
+        Args:
+            data: The images.
+            indices: The items to validate on, int64 [m].
+        """
+        logits = self.predict(data, indices)
+        labels = data.labels[indices.to(data.labels.device)].to(logits.device)
+        value = compute_metric(
+            self._settings.metric, logits.argmax(1), labels, n_classes=logits.shape[1]
+        )
+        if value > self.best_value:
+            self.best_value, self.best_epoch = value, self._epoch
+
+    def predict(self, data: LabelledImages, indices: Tensor) -> Tensor:
+        """Return the network's logits in evaluation mode, float32 [m, C] on its device.
+
+        Args:
+            data: The images.
+            indices: The items, int64 [m].
+        """
+        self.model.eval()
+        while True:
+            try:
+                with torch.no_grad():
+                    return torch.cat(
+                        [
+                            self._forward(self._fetch(data, batch)[0]).float()
+                            for batch in torch.split(indices, self._micro_batch)
+                        ]
+                    )
+            except torch.OutOfMemoryError:
+                if self._micro_batch == 1:
+                    raise
+            self._halve_micro_batch(self._micro_batch)
+
+    def check_frozen(self) -> None:
+        """Check that no parameter and no buffer of a frozen block has changed.
+
+        Raises:
+            RuntimeError: If one has, because the network writes to it by itself.
+        """
+        self._blocks.check_frozen(self._frozen_state)
+
+    def _fetch(self, data: LabelledImages, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images and labels at some indices, on the network's device."""
+        device = self._settings.device
+        at = batch.to(data.images.device)
+        images = data.images[at].to(device, non_blocking=True)
+        if device.type == "cuda" and images.ndim == 4:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images, data.labels[at].to(device, non_blocking=True)
+
+    def _forward(self, inputs: Tensor) -> Tensor:
+        """Return the logits [N, C] of the main head, in the chosen precision."""
+        with autocast(self._settings.device, self._settings.precision):
+            return main_logits(self.model(inputs))
+
+    def _step(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Take one step of the optimizer, in smaller parts if the memory does not suffice."""
+        # BatchNorm cannot normalise over one item.
+        smallest = 2 if _normalises_over_batch(self.model) else 1
+        while True:
+            parts = math.ceil(len(labels) / self._micro_batch)
+            parts = min(parts, max(1, len(labels) // smallest))
+            try:
+                self._optimizer.zero_grad(set_to_none=True)
+                loss = accumulate_gradients(self._forward, inputs, labels, parts)
+                break
+            except torch.OutOfMemoryError:
+                if parts >= len(labels) // smallest:
+                    raise
+            # Outside the handler, where the error no longer holds the activations.
+            self._halve_micro_batch(len(labels))
+        self._optimizer.step()
+        return loss
+
+    def _halve_micro_batch(self, n_items: int) -> None:
+        """Halve the items that are computed at once, of ``n_items`` at most, and free memory."""
+        self._micro_batch = max(1, min(self._micro_batch, n_items) // 2)
+        self._optimizer.zero_grad(set_to_none=True)
+        free_memory(self._settings.device)
+
+    def _check_losses(self, losses: list[Tensor]) -> None:
+        """Raise NonFiniteLossError if a loss is not finite."""
+        if not losses or bool(torch.stack(losses).isfinite().all()):
+            return
+        names = self._broken_blocks()
+        rates = {name: self._plan.multipliers[name] * self._settings.lr for name in names}
+        shown = ", ".join(f"{name} (learning rate {rate:.3g})" for name, rate in rates.items())
+        raise NonFiniteLossError(
+            f"The loss became NaN or infinite in epoch {self._epoch + 1}; most likely by block "
+            f"{shown}."
+        )
+
+    def _broken_blocks(self) -> Sequence[str]:
+        """Return the blocks whose parameters are not finite; where that is all, the fastest."""
+        trainable = self._plan.trainable
+        broken = [
+            name
+            for name in trainable
+            if not all(bool(p.isfinite().all()) for p in self._blocks.parameters(name))
+        ]
+        if 0 < len(broken) < len(trainable):
+            return broken
+        return [max(trainable, key=self._plan.multipliers.__getitem__)]
+
+
+def _check_is_new(model: nn.Module, other: nn.Module) -> None:
+    """Raise ValueError if two networks share a parameter."""
+    if not {id(p) for p in model.parameters()}.isdisjoint(id(p) for p in other.parameters()):
+        raise ValueError(
+            "`model` must build a new network at every call, but two of its networks share "
+            "parameters: load or copy the weights inside of it."
+        )
+
+
+def _normalises_over_batch(model: nn.Module) -> bool:
+    """Tell whether a BatchNorm layer of the network is in train mode."""
+    return any(
+        isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+        for module in model.modules()
+    )
+
+
+def train_in_lockstep(
+    runs: Sequence[SeedRun], data: LabelledImages, fold: Fold, epochs: int
+) -> Iterator[float]:
+    """Train all seeds epoch by epoch, until all have stopped or the epochs are used up.
+
+    A seed that has stopped trains no further and keeps its best value.
+
+    Args:
+        runs: One run a seed, changed in place.
+        data: The images.
+        fold: What to train and to validate on.
+        epochs: Most epochs.
+
+    Yields:
+        After each epoch the mean over the seeds of the best validation metric so far.
+    """
+    for _ in range(epochs):
+        active = [run for run in runs if not run.stopped]
+        if not active:
+            return
+        for run in active:
+            run.train_epoch(data, fold.train)
+            run.validate(data, fold.val)
+        yield sum(run.best_value for run in runs) / len(runs)
