@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,8 @@ from optuna.trial import FrozenTrial
 from optuna_biotune import evolution
 from optuna_biotune.encoding import Encoding
 from optuna_biotune.evolution import FloatArray, IntArray
-from optuna_biotune.generations import ELITE_ROLES, EvolutionState, Individual
-from optuna_biotune.tags import Role, Tag
+from optuna_biotune.generations import EvolutionState, Individual
+from optuna_biotune.tags import ELITE_ROLES, Role, Tag
 
 # How often an individual that expresses the same as an earlier one is drawn again. In a continuous
 # space the second draw is new; a space of few values may have no new one.
@@ -36,7 +36,8 @@ class Breeder:
         state: Where the evolution stands.
         trials: All trials of the study, by number.
         encoding: Parameters to genes and back.
-        known: Phenotypes of the earlier trials, which are not proposed again.
+        known: Phenotypes of the earlier trials, which are not proposed again, with the number of
+            the first trial that has it.
         elite_step: Greatest step of elite exploitation.
         momentum: Weight of the remembered changes of genes; 0 leaves them out.
         pair_seed: Seed of the elites' steps, the same for all workers of a study.
@@ -45,7 +46,7 @@ class Breeder:
     state: EvolutionState
     trials: Sequence[FrozenTrial]
     encoding: Encoding
-    known: Collection[tuple[Any, ...]]
+    known: Mapping[tuple[Any, ...], int]
     elite_step: float
     momentum: float
     pair_seed: int
@@ -54,6 +55,8 @@ class Breeder:
         """Propose what the open generation needs next: random ones, then halves, then offspring."""
         if self.state.generation == 0:
             return self._random(rng, "initial")
+        if self.encoding.is_empty:
+            return self._random(rng, "fresh")
         for elite, role in self.state.open_halves:
             params = self._half(elite, role)
             if params is not None:
@@ -102,25 +105,30 @@ class Breeder:
                 return tag, (genes, choices)
 
     def _half(self, elite: Individual, role: Role) -> dict[str, Any] | None:
-        """Return one half of an elite's pair: both are valid and express something new.
+        """Return one half of an elite's pair; None if no step leads to something new.
 
-        Whoever proposes the other half draws the same pair, because nothing but the elite, the
-        generation and the shared seed decides it.
+        Whoever proposes the other half draws the same pair: nothing decides it but the elite, the
+        generation, the shared seed, and what other trials than the pair's own had expressed.
         """
         genes, choices = self._genotype(elite.number)
         rng = np.random.default_rng(
             [self.pair_seed, self.state.generation, _checksum(self.trials[elite.number].params)]
         )
-        unchanged = self.encoding.phenotype(self.encoding.decode(genes, choices))
         for _ in range(_MAX_REDRAWS):
             pair = evolution.elite_pair(rng, genes, self.encoding.layout, self.elite_step)
             if pair is None:
                 return None
             halves = [self.encoding.decode(half, choices) for half in pair]
-            valid = all(evolution.selects_a_block(half, self.encoding.layout) for half in pair)
-            if valid and all(self.encoding.phenotype(half) != unchanged for half in halves):
+            if all(self._is_new_for(elite, half) for half in halves):
                 return halves[ELITE_ROLES.index(role)]
         return None
+
+    def _is_new_for(self, elite: Individual, half: dict[str, Any]) -> bool:
+        first = self.known.get(self.encoding.phenotype(half))
+        if first is None:
+            return True
+        tag = Tag.from_attrs(self.trials[first].system_attrs)
+        return tag is not None and tag.is_half_of(elite.number, self.state.generation)
 
     def _genotype(self, number: int) -> Genotype:
         # A parameter that the trial lacks gets the same random value whoever asks for it.

@@ -32,6 +32,7 @@ class Encoding:
         layout: Which genes are block importances and which is the freezing threshold. Only floats
             in [0, 1] under the names of :func:`optuna_biotune.suggest_plan` count as such.
         n_choices: Number of categorical parameters.
+        is_empty: Whether there is no parameter at all.
     """
 
     def __init__(self, search_space: Mapping[str, BaseDistribution]) -> None:
@@ -50,6 +51,7 @@ class Encoding:
         self._transform = _compat.unit_transform(self._numeric) if self._numeric else None
         self.layout = _layout(self._numeric)
         self.n_choices = len(self._categorical)
+        self.is_empty = not self._search_space
 
     def encode(
         self, params: Mapping[str, Any], rng: np.random.Generator

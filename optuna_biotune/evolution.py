@@ -85,9 +85,10 @@ def exploitable_genes(genes: FloatArray, layout: GeneLayout) -> tuple[int, ...]:
 def elite_pair(
     rng: np.random.Generator, genes: FloatArray, layout: GeneLayout, step: float
 ) -> tuple[FloatArray, FloatArray] | None:
-    """Step from an elite to both sides along one gene (step 2).
+    """Step from a valid elite to both sides along one gene (step 2).
 
     Picks one gene ``b`` of :func:`exploitable_genes` at random and ``delta = step U(-1, 1)``.
+    Delta is halved until both halves select a block.
 
     Args:
         rng: Source of the gene and of delta. Equal generators give equal pairs.
@@ -104,7 +105,11 @@ def elite_pair(
         return None
     index = candidates[int(rng.random() * len(candidates))]
     delta = step * (2.0 * rng.random() - 1.0)
-    return _with_step(genes, index, delta), _with_step(genes, index, -delta)
+    pair = _with_step(genes, index, delta), _with_step(genes, index, -delta)
+    while delta and not all(selects_a_block(half, layout) for half in pair):
+        delta *= 0.5
+        pair = _with_step(genes, index, delta), _with_step(genes, index, -delta)
+    return pair
 
 
 def _with_step(genes: FloatArray, index: int, delta: float) -> FloatArray:
@@ -159,6 +164,8 @@ def mutate(rng: np.random.Generator, genes: FloatArray, extinction: float) -> Fl
         genes: Genes, shape [n_genes].
         extinction: Mean extinction factor ``x`` of the parents, in [0, 1].
     """
+    if not genes.size:
+        return genes
     mutates = rng.random(genes.shape) < mutation_rate(extinction, genes.size)
     shift = (2.0 * rng.random(genes.shape) - 1.0) * extinction
     mutant: FloatArray = genes + np.where(mutates, shift, 0.0)
@@ -231,8 +238,9 @@ def extinction_factors(fitness: Sequence[float] | FloatArray) -> FloatArray:
     finite = phi[np.isfinite(phi)]
     worst, best = (finite.max(), finite.min()) if finite.size else (0.0, 0.0)
     phi = np.nan_to_num(phi, nan=worst, posinf=worst, neginf=best)
-    # The factors do not depend on the scale, and at this one no difference overflows.
-    phi = phi / (np.abs(phi).max() or 1.0)
+    # The factors do not depend on the scale; at this one, exact because it is a power of two, no
+    # difference overflows.
+    phi = np.ldexp(phi, -np.frexp(np.abs(phi).max())[1])
     phi = phi - min(float(phi[0]), 0.0)
     if phi[-1] <= 0.0:
         return np.zeros(size)

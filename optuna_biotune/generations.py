@@ -19,9 +19,7 @@ from dataclasses import dataclass, replace
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_biotune.evolution import extinction_factors
-from optuna_biotune.tags import Role, Tag
-
-ELITE_ROLES: tuple[Role, Role] = ("elite_plus", "elite_minus")
+from optuna_biotune.tags import ELITE_ROLES, Role, Tag
 
 # A half of an elite's pair that failed once may have lost its worker; one that failed twice is
 # more likely to fail always, and its place goes to an offspring.
@@ -124,7 +122,7 @@ def exploited(
     """
     best_half: dict[int, Individual] = {}
     for half in ranked(members):
-        if half.tag.role in ELITE_ROLES and half.tag.parents:
+        if half.tag.is_half and half.tag.parents:
             best_half.setdefault(half.tag.parents[0], half)
     result = list(population)
     for rank, elite in enumerate(population[:elite_size]):
@@ -176,7 +174,7 @@ def next_population(
     children = [
         one
         for one in members
-        if one.tag.role not in ELITE_ROLES or not old_elites.intersection(one.tag.parents)
+        if not one.tag.is_half or not old_elites.intersection(one.tag.parents)
     ]
     places = population_size - len(elites)
     chosen = elites + ranked(children)[:places]
@@ -228,7 +226,7 @@ class EvolutionHistory:
 
     def _take_in_failure(self, trial: FrozenTrial) -> None:
         tag = Tag.from_attrs(trial.system_attrs)
-        if tag is not None and tag.role in ELITE_ROLES:
+        if tag is not None and tag.is_half:
             self._failures[tag] += 1
 
     def state(self) -> EvolutionState:
@@ -273,7 +271,7 @@ class EvolutionHistory:
     ) -> list[tuple[Individual, Role]]:
         taken = {one.tag for one in self._members[generation]}
         taken.update(tag for tag in self._unfinished.values() if tag is not None)
-        n_taken = sum(1 for tag in taken if tag.generation == generation and _is_half(tag))
+        n_taken = sum(1 for tag in taken if tag.generation == generation and tag.is_half)
         halves: list[tuple[Individual, Role]] = []
         for elite in elites:
             for role in ELITE_ROLES:
@@ -282,7 +280,3 @@ class EvolutionHistory:
                     halves.append((elite, role))
         # After a late result the elites may be others than when the first halves were taken.
         return halves[: max(0, 2 * self._elite_size - n_taken)]
-
-
-def _is_half(tag: Tag) -> bool:
-    return tag.role in ELITE_ROLES

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_biotune import _compat
 from optuna_biotune.breeding import Breeder
 from optuna_biotune.encoding import Encoding
-from optuna_biotune.generations import ELITE_ROLES, EvolutionHistory, EvolutionState
+from optuna_biotune.generations import EvolutionHistory, EvolutionState
 from optuna_biotune.genotype import IMPORTANCE_PREFIX
 from optuna_biotune.tags import TAG_KEY, Tag
 
@@ -149,6 +149,7 @@ class BioTuneSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """Return the given search space joined with what complete trials have in common."""
+        self._raise_error_if_multi_objective(study)
         with self._lock:
             learnt = self._reader_of(study).search_space.calculate(study, use_cache=True)
         space = {**self._given_search_space, **learnt}
@@ -163,7 +164,7 @@ class BioTuneSampler(BaseSampler):
             breeder = self._breeder(study, search_space)
             tag, params = breeder.propose(self._generator(trial.number))
             _write_tag(study, trial, tag)
-            if tag.role in ELITE_ROLES and _is_taken(study, trial, tag):
+            if tag.is_half and _is_taken(study, trial, tag):
                 tag, params = breeder.offspring(self._generator(trial.number))
                 _write_tag(study, trial, tag)
         return params
@@ -239,7 +240,7 @@ class _StudyReader:
             minimize=study.direction == StudyDirection.MINIMIZE,
         )
         self._phenotype_space: dict[str, BaseDistribution] = {}
-        self._phenotypes: set[tuple[Any, ...]] = set()
+        self._phenotypes: dict[tuple[Any, ...], int] = {}
         self._n_phenotypes_read = 0
 
     def reads(self, study: Study) -> bool:
@@ -255,11 +256,11 @@ class _StudyReader:
         trials: Sequence[FrozenTrial],
         search_space: dict[str, BaseDistribution],
         encoding: Encoding,
-    ) -> set[tuple[Any, ...]]:
-        """Return the phenotypes of all trials whose parameters are known."""
+    ) -> dict[tuple[Any, ...], int]:
+        """Return all phenotypes that are known, each with the first trial that has it."""
         if search_space != self._phenotype_space:
             self._phenotype_space = search_space
-            self._phenotypes = set()
+            self._phenotypes = {}
             self._n_phenotypes_read = 0
         # Unfinished trials may still lack parameters: they and all after them are read again.
         contiguous = True
@@ -267,7 +268,7 @@ class _StudyReader:
             contiguous = contiguous and trial.state.is_finished()
             self._n_phenotypes_read += contiguous
             if trial.state != TrialState.FAIL and search_space.keys() <= trial.params.keys():
-                self._phenotypes.add(encoding.phenotype(trial.params))
+                self._phenotypes.setdefault(encoding.phenotype(trial.params), trial.number)
         return self._phenotypes
 
 

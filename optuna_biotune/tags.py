@@ -14,6 +14,8 @@ TAG_KEY = "biotune"
 
 Role = Literal["initial", "adopted", "elite_plus", "elite_minus", "offspring", "fresh"]
 
+ELITE_ROLES: tuple[Role, Role] = ("elite_plus", "elite_minus")
+
 
 @dataclass(frozen=True)
 class Tag:
@@ -31,6 +33,15 @@ class Tag:
     generation: int
     role: Role
     parents: tuple[int, ...] = ()
+
+    @property
+    def is_half(self) -> bool:
+        """Whether the trial is half of an elite's pair."""
+        return self.role in ELITE_ROLES
+
+    def is_half_of(self, elite: int, generation: int) -> bool:
+        """Tell whether the trial is half of an elite's pair in a generation."""
+        return self.is_half and self.parents == (elite,) and self.generation == generation
 
     def to_attr(self) -> dict[str, Any]:
         """Return the value of the system attribute."""
