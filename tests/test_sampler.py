@@ -68,8 +68,9 @@ def test_trials_are_counted_with_the_first_generation() -> None:
 
 
 def test_generations_have_the_papers_places() -> None:
-    study = new_study()
-    study.optimize(objective, n_trials=study.sampler.n_trials_for(4))  # type: ignore[attr-defined]
+    sampler = BioTuneSampler(seed=0)
+    study = new_study(sampler)
+    study.optimize(objective, n_trials=sampler.n_trials_for(4))
     roles = roles_by_generation(study.trials)
     assert roles[0] == {"initial": 10}
     for generation in (1, 2, 3):
@@ -228,7 +229,7 @@ def test_further_parameters_evolve_beside_the_plan() -> None:
         batch = trial.suggest_int("batch_size", 8, 128, log=True)
         optimizer = trial.suggest_categorical("optimizer", ["adam", "sgd", "lion"])
         distance = abs(np.log10(decay) + 3.0) / 3.0 + abs(np.log2(batch) - 5.0) / 2.0
-        return value - 0.1 * distance - 0.3 * (optimizer != "lion")
+        return float(value - 0.1 * distance - 0.3 * (optimizer != "lion"))
 
     study = new_study()
     study.optimize(with_more, n_trials=127)
