@@ -2,50 +2,35 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import statistics
 import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import optuna
 import torch
-from optuna.study import StudyDirection
-from optuna.trial import BaseTrial, FrozenTrial
+from optuna.trial import BaseTrial
 from torch import Tensor, nn
 
-from optuna_biotune.finetune.data import (
-    Fold,
-    ImageDataset,
-    LabelledImages,
-    check_classes,
-    check_known_classes,
-    join_images,
-    load_images,
-    split_train,
-    stratified_folds,
-)
+from optuna_biotune.finetune.data import ImageDataset, LabelledImages, load_images
 from optuna_biotune.finetune.device import (
     PRECISIONS,
-    RandomStream,
-    autocast,
     choose_data_device,
     free_memory,
     resolve_device,
     resolve_precision,
 )
 from optuna_biotune.finetune.metrics import METRIC_NAMES, worst_value
-from optuna_biotune.finetune.partition import BlockPartition, partition_blocks
-from optuna_biotune.finetune.refit import RefitResult, refit_plan, standard_deviation
+from optuna_biotune.finetune.outcome import TrialOutcome
+from optuna_biotune.finetune.refit import RefitResult, plan_to_refit, refit_plan
+from optuna_biotune.finetune.splits import Fold, load_training_data, stratified_folds
+from optuna_biotune.finetune.template import build_template, check_outputs
 from optuna_biotune.finetune.training import (
     NonFiniteLossError,
     SeedRun,
     TrainingSettings,
-    main_logits,
     train_in_lockstep,
 )
 from optuna_biotune.finetune.validation import (
@@ -54,13 +39,12 @@ from optuna_biotune.finetune.validation import (
     check_count,
     check_learning_rate,
     check_seeds,
+    check_study_maximises,
 )
 from optuna_biotune.genotype import FineTuningPlan, suggest_plan
 from optuna_biotune.tags import generation_of
 
 __all__ = ["FineTuningObjective", "NonFiniteLossError", "RefitResult"]
-
-_logger = logging.getLogger("optuna_biotune")
 
 # Seeds draw from torch's global generators in turns: only one thread may train at a time.
 _TRAINING = threading.Lock()
@@ -174,9 +158,9 @@ class FineTuningObjective:
         precision = resolve_precision(precision, resolved)
 
         self._transform = transform
-        data, whole = _load_data(train, val, transform)
+        data, whole = load_training_data(train, val, transform)
         self._folds = stratified_folds(data.labels, whole, folds)
-        template, self._n_outputs = _build_template(
+        template, self._n_outputs = build_template(
             model, blocks, data, self._seeds[0], resolved, precision
         )
         self._data = data.to(choose_data_device(data.n_bytes, resolved))
@@ -213,12 +197,12 @@ class FineTuningObjective:
             ValueError: If the study does not maximise one value.
             RuntimeError: If the network changed a frozen block by itself.
         """
-        _check_study_maximises(trial)
+        check_study_maximises(trial)
         plan = suggest_plan(trial, self.block_names)
         start = time.perf_counter()
         generation = generation_of(trial) if isinstance(trial, optuna.Trial) else 0
         self._describe_plan(trial, plan, generation)
-        outcome = _Outcome(worst_value(self._settings.metric))
+        outcome = TrialOutcome(worst_value(self._settings.metric))
         try:
             if plan.trainable:
                 with _TRAINING:
@@ -256,7 +240,7 @@ class FineTuningObjective:
             NonFiniteLossError: If the loss becomes NaN or infinite.
             torch.OutOfMemoryError: If the memory does not suffice.
         """
-        plan = self._plan_to_refit(trial_or_plan)
+        plan = plan_to_refit(trial_or_plan, self.block_names)
         best_epoch = None
         if not isinstance(trial_or_plan, FineTuningPlan):
             best_epoch = trial_or_plan.user_attrs.get("best_epoch")
@@ -277,7 +261,9 @@ class FineTuningObjective:
         trainable_params = self._settings.template.trainable_parameters(plan)
         trial.set_user_attr("trainable_params", trainable_params)
 
-    def _train(self, trial: BaseTrial, plan: FineTuningPlan, fold: Fold, outcome: _Outcome) -> None:
+    def _train(
+        self, trial: BaseTrial, plan: FineTuningPlan, fold: Fold, outcome: TrialOutcome
+    ) -> None:
         """Train the plan with every seed and fill in the outcome; leaves no memory behind."""
         runs: list[SeedRun] = []
         try:
@@ -295,8 +281,8 @@ class FineTuningObjective:
         except NonFiniteLossError as error:
             outcome.failure = str(error)
             outcome.value = worst_value(self._settings.metric)
-        except torch.OutOfMemoryError as error:
-            outcome.failure = f"Out of memory, even in parts of the least size: {error}"
+        except torch.OutOfMemoryError:
+            outcome.failure = "Out of memory, even in parts of the least size."
             outcome.value = math.nan
         except KeyboardInterrupt as interrupt:
             # Whoever keeps the interrupt's traceback, as notebooks do, would keep the networks.
@@ -307,27 +293,6 @@ class FineTuningObjective:
             runs.clear()
             free_memory(self._settings.device)
 
-    def _plan_to_refit(self, trial_or_plan: FineTuningPlan | BaseTrial) -> FineTuningPlan:
-        """Return the plan, in the order of the blocks."""
-        if isinstance(trial_or_plan, FineTuningPlan):
-            plan = trial_or_plan
-        elif isinstance(trial_or_plan, (BaseTrial, FrozenTrial)):
-            plan = FineTuningPlan.from_trial(trial_or_plan)
-        else:
-            raise TypeError(
-                "`trial_or_plan` must be an Optuna trial or a FineTuningPlan, but got "
-                f"{trial_or_plan!r}."
-            )
-        names = self.block_names
-        if set(plan.names) != set(names):
-            raise ValueError(
-                f"`trial_or_plan` must be for the blocks {', '.join(names)}, but has "
-                f"{', '.join(plan.names)}."
-            )
-        if not plan.trainable:
-            raise ValueError("`trial_or_plan` must train a block, but it freezes all of them.")
-        return FineTuningPlan({name: plan.multipliers[name] for name in names})
-
     def _load_test(self, test: ImageDataset) -> LabelledImages:
         """Read the test data and check that they fit the network."""
         data = load_images(test, self._transform, "test")
@@ -337,114 +302,8 @@ class FineTuningObjective:
             raise ValueError(
                 f"`test` must have images of size {expected} as `train` does, but has {given}."
             )
-        _check_outputs(self._n_outputs, data.labels, "test")
+        check_outputs(self._n_outputs, data.labels, "test")
         return data
-
-
-@dataclass
-class _Outcome:
-    """What a trial came to.
-
-    Attributes:
-        value: What the trial returns.
-        pruned: Whether it was pruned.
-        failure: Why it could not be measured, in a sentence.
-        measured: Best value and best epoch of each seed that was validated at least once.
-        seconds: How long it took.
-    """
-
-    value: float
-    pruned: bool = False
-    failure: str | None = None
-    measured: list[tuple[float, int]] | None = None
-    seconds: float = 0.0
-
-    def describe(self, trial: BaseTrial) -> None:
-        """Write the outcome into the trial's attributes, and a line into the log."""
-        trial.set_user_attr("seconds", round(self.seconds, 3))
-        if self.measured:
-            values, epochs = zip(*self.measured, strict=True)
-            trial.set_user_attr("best_epoch", statistics.fmean(epochs))
-            trial.set_user_attr("val_std", standard_deviation(values))
-        if self.failure is not None:
-            trial.set_user_attr("failure", self.failure)
-            _logger.warning("Trial %d: %s", trial.number, self.failure)
-            return
-        _logger.info(
-            "Trial %d: %.4f in %.1f s, blocks %s%s.",
-            trial.number,
-            self.value,
-            self.seconds,
-            trial.user_attrs["mask"],
-            ", pruned" if self.pruned else "",
-        )
-
-
-def _load_data(
-    train: ImageDataset, val: ImageDataset | None, transform: Callable[[Any], Tensor] | None
-) -> tuple[LabelledImages, Fold]:
-    """Read training and validation data into one tensor, and say which item is which."""
-    train_data = load_images(train, transform, "train")
-    check_classes(train_data.labels, "train")
-    if val is None:
-        return train_data, split_train(train_data.labels)
-    val_data = load_images(val, transform, "val")
-    check_classes(val_data.labels, "val")
-    check_known_classes(val_data.labels, train_data.labels, "val")
-    n_train, n_all = len(train_data), len(train_data) + len(val_data)
-    whole = Fold(torch.arange(n_train), torch.arange(n_train, n_all))
-    return join_images(train_data, val_data), whole
-
-
-def _build_template(
-    build_model: Callable[[], nn.Module],
-    blocks: Mapping[str, Sequence[str]] | None,
-    data: LabelledImages,
-    seed: int,
-    device: torch.device,
-    precision: str,
-) -> tuple[BlockPartition, int]:
-    """Build a network, check its head and find its blocks; also return its number of outputs."""
-    with RandomStream(seed, device).active():
-        model = build_model()
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must build a torch.nn.Module, but it returned {model!r}.")
-    model.to(device).eval()
-    example = data.images[:2].to(device)
-    try:
-        with torch.no_grad(), autocast(device, precision):
-            output = model(example)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"The network that `model` builds cannot take images of size "
-            f"{tuple(example.shape[1:])}: {error}"
-        ) from error
-    n_outputs = main_logits(output).shape[1]
-    _check_outputs(n_outputs, data.labels, "train")
-    template = partition_blocks(model, blocks, example)
-    model.to("cpu")
-    return template, n_outputs
-
-
-def _check_outputs(n_outputs: int, labels: Tensor, name: str) -> None:
-    """Raise ValueError if the head has too few outputs for the labels."""
-    highest = int(labels.max())
-    if highest >= n_outputs:
-        raise ValueError(
-            f"The head of the network that `model` builds gives {n_outputs} output(s), but the "
-            f"labels of `{name}` go up to {highest} (index {int(labels.argmax())}): it needs "
-            f"{highest + 1}."
-        )
-
-
-def _check_study_maximises(trial: BaseTrial) -> None:
-    """Raise ValueError if the trial's study does not maximise one value."""
-    study = getattr(trial, "study", None)
-    if study is not None and study.directions != [StudyDirection.MAXIMIZE]:
-        raise ValueError(
-            'The study must maximise one value: `optuna.create_study(direction="maximize")`, '
-            f"but its directions are {[direction.name for direction in study.directions]}."
-        )
 
 
 def _finished(runs: Sequence[SeedRun], epoch: int, epochs: int) -> bool:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from optuna.trial import BaseTrial
 from torch import nn
 
 from optuna_biotune.finetune.data import LabelledImages
 from optuna_biotune.finetune.metrics import METRIC_NAMES, compute_metric
+from optuna_biotune.finetune.outcome import standard_deviation
 from optuna_biotune.finetune.training import SeedRun, TrainingSettings
 from optuna_biotune.genotype import FineTuningPlan
 
@@ -45,9 +47,36 @@ class RefitResult:
         }
 
 
-def standard_deviation(values: Sequence[float]) -> float:
-    """Return the standard deviation of a sample, 0.0 for one value."""
-    return statistics.stdev(values) if len(values) > 1 else 0.0
+def plan_to_refit(
+    trial_or_plan: FineTuningPlan | BaseTrial, names: Sequence[str]
+) -> FineTuningPlan:
+    """Return the plan of a trial, or a plan itself, with the blocks in the network's order.
+
+    Args:
+        trial_or_plan: A trial with a plan's parameters, or a plan.
+        names: Names of the network's blocks, input side first.
+
+    Raises:
+        TypeError: If it is neither a trial nor a plan.
+        ValueError: If the plan is for other blocks or trains none, or the trial has no plan.
+    """
+    if isinstance(trial_or_plan, FineTuningPlan):
+        plan = trial_or_plan
+    elif isinstance(trial_or_plan, BaseTrial):
+        plan = FineTuningPlan.from_trial(trial_or_plan)
+    else:
+        raise TypeError(
+            "`trial_or_plan` must be an Optuna trial or a FineTuningPlan, but got "
+            f"{trial_or_plan!r}."
+        )
+    if set(plan.names) != set(names):
+        raise ValueError(
+            f"`trial_or_plan` must be for the blocks {', '.join(names)}, but has "
+            f"{', '.join(plan.names)}."
+        )
+    if not plan.trainable:
+        raise ValueError("`trial_or_plan` must train a block, but it freezes all of them.")
+    return FineTuningPlan({name: plan.multipliers[name] for name in names})
 
 
 def refit_plan(

@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from optuna_biotune.finetune.data import Fold, LabelledImages, batches
+from optuna_biotune.finetune.data import LabelledImages
 from optuna_biotune.finetune.device import RandomStream, autocast, free_memory
+from optuna_biotune.finetune.gradients import (
+    accumulate_gradients,
+    main_logits,
+    normalises_over_batch,
+)
 from optuna_biotune.finetune.metrics import compute_metric
 from optuna_biotune.finetune.partition import BlockPartition
+from optuna_biotune.finetune.splits import Fold, batches
 from optuna_biotune.genotype import FineTuningPlan
 
 # Reading a loss waits for the device. On CUDA that would leave it idle after every step.
@@ -53,53 +57,6 @@ class TrainingSettings:
     device: torch.device
     precision: str
     augment: Callable[[Tensor], Tensor] | None
-
-
-def main_logits(output: Any) -> Tensor:
-    """Return the logits of the main head from what a network returned.
-
-    Inception v3 and GoogLeNet return those of their auxiliary heads beside it in train mode:
-    these never reach the loss.
-
-    Raises:
-        TypeError: If there is no tensor [N, C] first in the output.
-    """
-    main = getattr(output, "logits", output)
-    if isinstance(main, (tuple, list)) and len(main) > 0:
-        main = main[0]
-    if not isinstance(main, Tensor) or main.ndim != 2:
-        shown = tuple(main.shape) if isinstance(main, Tensor) else type(main).__name__
-        raise TypeError(
-            f"`model` must build a network that returns logits [N, C], but it returned {shown}."
-        )
-    return main
-
-
-def accumulate_gradients(
-    forward: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor, parts: int
-) -> Tensor:
-    """Add the gradients of the batch's mean cross-entropy, computed part by part.
-
-    The sum over the parts is the gradient of the whole batch; only what depends on other items
-    of the batch differs, as the statistics of BatchNorm in train mode do.
-
-    Args:
-        forward: Inputs to logits [N, C].
-        inputs: The batch, [N, ...].
-        labels: Int64 [N].
-        parts: Number of parts, 1 to N; more parts need less memory.
-
-    Returns:
-        The mean loss, without a graph.
-    """
-    total = torch.zeros((), device=labels.device)
-    pairs = zip(inputs.tensor_split(parts), labels.tensor_split(parts), strict=True)
-    for part_inputs, part_labels in pairs:
-        logits = forward(part_inputs).float()
-        loss = F.cross_entropy(logits, part_labels, reduction="sum") / len(labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
-    return total
 
 
 class SeedRun:
@@ -166,6 +123,7 @@ class SeedRun:
         self._blocks.train(self._plan)
         interval = _STEPS_BETWEEN_LOSS_CHECKS.get(self._settings.device.type, 1)
         order = indices[torch.randperm(len(indices), generator=self._order)]
+        order = order.to(data.images.device)
         losses: list[Tensor] = []
         with self._random.active():
             for batch in batches(order, self._settings.batch_size):
@@ -203,6 +161,7 @@ class SeedRun:
             indices: The items, int64 [m].
         """
         self.model.eval()
+        indices = indices.to(data.images.device)
         while True:
             try:
                 with torch.no_grad():
@@ -226,13 +185,12 @@ class SeedRun:
         self._blocks.check_frozen(self._frozen_state)
 
     def _fetch(self, data: LabelledImages, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images and labels at some indices, on the network's device."""
+        """Return the images and labels at indices on the data's device, on the network's device."""
         device = self._settings.device
-        at = batch.to(data.images.device)
-        images = data.images[at].to(device, non_blocking=True)
+        images = data.images[batch].to(device, non_blocking=True)
         if device.type == "cuda" and images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
-        return images, data.labels[at].to(device, non_blocking=True)
+        return images, data.labels[batch].to(device, non_blocking=True)
 
     def _forward(self, inputs: Tensor) -> Tensor:
         """Return the logits [N, C] of the main head, in the chosen precision."""
@@ -242,7 +200,7 @@ class SeedRun:
     def _step(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Take one step of the optimizer, in smaller parts if the memory does not suffice."""
         # BatchNorm cannot normalise over one item.
-        smallest = 2 if _normalises_over_batch(self.model) else 1
+        smallest = 2 if normalises_over_batch(self.model) else 1
         while True:
             parts = math.ceil(len(labels) / self._micro_batch)
             parts = min(parts, max(1, len(labels) // smallest))
@@ -296,14 +254,6 @@ def _check_is_new(model: nn.Module, other: nn.Module) -> None:
             "`model` must build a new network at every call, but two of its networks share "
             "parameters: load or copy the weights inside of it."
         )
-
-
-def _normalises_over_batch(model: nn.Module) -> bool:
-    """Tell whether a BatchNorm layer of the network is in train mode."""
-    return any(
-        isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
-        for module in model.modules()
-    )
 
 
 def train_in_lockstep(

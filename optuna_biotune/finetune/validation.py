@@ -7,6 +7,9 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
+from optuna.study import StudyDirection
+from optuna.trial import BaseTrial
+
 
 def check_count(name: str, value: Any) -> int:
     """Return a whole number of at least 1.
@@ -95,6 +98,23 @@ def check_callable(name: str, value: Any, *, optional: bool = True) -> None:
     if not callable(value) and not (optional and value is None):
         allowed = "callable or None" if optional else "callable"
         raise TypeError(f"`{name}` must be {allowed}, but got {value!r}.")
+
+
+def check_study_maximises(trial: BaseTrial) -> None:
+    """Check that the study of a trial maximises one value.
+
+    Args:
+        trial: A running trial; one without a study, such as a ``FixedTrial``, passes.
+
+    Raises:
+        ValueError: If it minimises, or has several values.
+    """
+    study = getattr(trial, "study", None)
+    if study is not None and study.directions != [StudyDirection.MAXIMIZE]:
+        raise ValueError(
+            'The study must maximise one value: `optuna.create_study(direction="maximize")`, '
+            f"but its directions are {[direction.name for direction in study.directions]}."
+        )
 
 
 def _integer(name: str, value: Any, wanted: str) -> int:
