@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 # Small images first, they cost least; then what networks with a fixed input size take.
 _IMAGE_SIZES = (64, 224, 299, 32, 28, 96, 128, 160, 192, 256, 384, 512)
+_IMAGE_CHANNELS = (3, 1)
 # Two images: a network that squeezes its output fails on a batch of one.
 _BATCH_SIZE = 2
 
@@ -66,7 +67,7 @@ def record_execution(model: nn.Module, example_input: torch.Tensor | None = None
     Args:
         model: The network.
         example_input: A batch as the network takes it. None tries images of several sizes, with
-            the channels of its first convolution, or vectors if a linear layer comes first.
+            the channels of its first convolution, or vectors if it has no convolution.
 
     Returns:
         Name of each module and parameter that is used to a rank: lower is earlier. A tied
@@ -101,19 +102,21 @@ def record_execution(model: nn.Module, example_input: torch.Tensor | None = None
 
 def _default_inputs(model: nn.Module) -> Iterator[torch.Tensor]:
     """Yield batches of zeros that the network might take, likely ones first."""
-    for module in model.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            first = module
-            break
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    if convolutions:
+        weight = convolutions[0].weight
+        taken = [convolution.in_channels for convolution in convolutions]
+        # The first one registered is not always the first to run.
+        likely = [taken[0], *(channels for channels in _IMAGE_CHANNELS if channels in taken)]
+        own = getattr(model, "image_size", None)
+        sizes = (own, *_IMAGE_SIZES) if isinstance(own, int) else _IMAGE_SIZES
+        for channels in dict.fromkeys(likely):
+            for size in dict.fromkeys(sizes):
+                yield weight.new_zeros(_BATCH_SIZE, channels, size, size)
     else:
-        return
-    if isinstance(first, nn.Linear):
-        yield first.weight.new_zeros(_BATCH_SIZE, first.in_features)
-        return
-    own = getattr(model, "image_size", None)
-    sizes = (own, *_IMAGE_SIZES) if isinstance(own, int) else _IMAGE_SIZES
-    for size in dict.fromkeys(sizes):
-        yield first.weight.new_zeros(_BATCH_SIZE, first.in_channels, size, size)
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                yield module.weight.new_zeros(_BATCH_SIZE, module.in_features)
 
 
 def _record(model: nn.Module, batch: torch.Tensor) -> dict[str, int]:
