@@ -10,6 +10,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
 __all__ = [
+    "constraints",
     "contains",
     "get_trial_system_attrs",
     "get_trials",
@@ -18,6 +19,13 @@ __all__ = [
     "study_key",
     "unit_transform",
 ]
+
+
+def constraints(trial: FrozenTrial) -> list[float]:
+    """Return a trial's constraint values, from Optuna's list and its key for each (from 5.0 on)."""
+    values = list(trial.system_attrs.get("constraints") or ())
+    values += [v for k, v in trial.system_attrs.items() if k.startswith("constraints:")]
+    return [float(value) for value in values]
 
 
 def contains(distribution: BaseDistribution, value: Any) -> bool:

@@ -11,21 +11,21 @@ selected again as though they had been on time.
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_biotune.evolution import extinction_factors
+from optuna_biotune.ranking import Merit, front_numbers, is_minimised, merit, ranking
 from optuna_biotune.tags import ELITE_ROLES, Role, Tag
 
 # A half of an elite's pair that failed once may have lost its worker; one that failed twice is
 # more likely to fail always, and its place goes to an offspring.
 _MAX_FAILURES_OF_A_HALF = 1
-
-RankKey = tuple[int, float, float]
 
 
 @dataclass(frozen=True)
@@ -35,20 +35,21 @@ class Individual:
     Attributes:
         number: Trial number.
         tag: Its place in the evolution.
-        rank_key: Sorts individuals best first; equal keys are a tie.
-        fitness: ``Phi``, minimised: the value, or one minus it when maximising. None if pruned.
+        merit: How good it is.
+        fitness: ``Phi``, minimised: the value, or one minus it when maximising. None if pruned, or
+            with several objectives.
         extinction: Extinction factor in its population.
     """
 
     number: int
     tag: Tag
-    rank_key: RankKey
+    merit: Merit
     fitness: float | None
     extinction: float = 0.0
 
     def beats(self, other: Individual) -> bool:
         """Tell whether this individual is strictly better."""
-        return self.rank_key < other.rank_key
+        return self.merit.beats(other.merit)
 
 
 @dataclass(frozen=True)
@@ -70,47 +71,50 @@ class EvolutionState:
     open_halves: tuple[tuple[Individual, Role], ...] = ()
 
 
-def rank_key(trial: FrozenTrial, *, minimize: bool) -> RankKey:
-    """Return a key that sorts finished trials best first.
-
-    Complete trials come first, by value; then pruned ones, those that came further first, then by
-    their last reported value; then pruned ones that reported nothing, or NaN.
-    """
-    sign = 1.0 if minimize else -1.0
-    if trial.state == TrialState.COMPLETE:
-        assert trial.values is not None
-        return (0, 0.0, sign * trial.values[0])
-    if not trial.intermediate_values:
-        return (2, 0.0, 0.0)
-    step, value = max(trial.intermediate_values.items())
-    return (1, -float(step), math.inf if math.isnan(value) else sign * value)
-
-
-def individual(trial: FrozenTrial, *, minimize: bool) -> Individual:
+def individual(trial: FrozenTrial, directions: Sequence[StudyDirection]) -> Individual:
     """See a complete or pruned trial as an individual."""
     fitness = None
-    if trial.state == TrialState.COMPLETE:
-        assert trial.values is not None
-        fitness = trial.values[0] if minimize else 1.0 - trial.values[0]
+    if trial.state == TrialState.COMPLETE and len(directions) == 1:
+        value = trial.values[0]
+        fitness = value if is_minimised(directions[0]) else 1.0 - value
     tag = Tag.from_attrs(trial.system_attrs) or Tag(0, "adopted")
-    return Individual(trial.number, tag, rank_key(trial, minimize=minimize), fitness)
+    return Individual(trial.number, tag, merit(trial, directions), fitness)
 
 
 def ranked(individuals: Iterable[Individual]) -> list[Individual]:
     """Sort individuals best first, ties by trial number."""
-    return sorted(individuals, key=lambda one: (one.rank_key, one.number))
+    by_number = sorted(individuals, key=lambda one: one.number)
+    return [by_number[rank] for rank in ranking([one.merit for one in by_number])]
 
 
 def with_extinction(population: Sequence[Individual]) -> list[Individual]:
     """Give the individuals of a sorted population their extinction factors.
 
-    A pruned individual has the fitness of the worst complete one, since it ranks behind it.
+    An individual that ranks behind a worse fitness, because it was pruned or is infeasible, counts
+    with that fitness. With several objectives the number of the front is the fitness.
     """
-    complete = [one.fitness for one in population if one.fitness is not None]
-    worst = max(complete, default=1.0)
-    fitness = [worst if one.fitness is None else one.fitness for one in population]
-    factors = extinction_factors(fitness).tolist()
+    if _has_several_objectives(population):
+        losses = np.asarray([one.merit.losses for one in population])
+        fitness: list[float | None] = [1.0 + front for front in front_numbers(losses).tolist()]
+    else:
+        fitness = [one.fitness for one in population]
+    factors = extinction_factors(_not_decreasing(fitness)).tolist()
     return [replace(one, extinction=x) for one, x in zip(population, factors, strict=True)]
+
+
+def _has_several_objectives(individuals: Sequence[Individual]) -> bool:
+    return bool(individuals) and len(individuals[0].merit.losses) > 1
+
+
+def _not_decreasing(fitness: Sequence[float | None]) -> list[float]:
+    result: list[float] = []
+    for phi in fitness:
+        worst = result[-1] if result else None
+        if phi is None:
+            result.append(1.0 if worst is None else worst)
+        else:
+            result.append(phi if worst is None else max(phi, worst))
+    return result
 
 
 def exploited(
@@ -161,6 +165,9 @@ def next_population(
     with more of them, because workers ran in parallel, the worst are left out; with fewer, the
     best of the old population stay.
 
+    With several objectives a few elites cannot hold a whole front, so the best of the old
+    population and all of the generation survive, as in NSGA-II.
+
     Args:
         population: The population that the generation bred from, sorted; empty for the first.
         members: The generation's finished individuals, in any order.
@@ -169,6 +176,8 @@ def next_population(
     """
     if not population:
         return ranked(members)[:population_size]
+    if _has_several_objectives(population):
+        return with_extinction(ranked([*population, *members])[:population_size])
     elites = exploited(population, members, elite_size)[:elite_size]
     old_elites = {one.number for one in population[:elite_size]}
     children = [
@@ -191,13 +200,15 @@ class EvolutionHistory:
     Args:
         population_size: ``N_p``.
         elite_size: ``N_e``.
-        minimize: Whether the study minimises its objective.
+        directions: The study's directions, one an objective.
     """
 
-    def __init__(self, *, population_size: int, elite_size: int, minimize: bool) -> None:
+    def __init__(
+        self, *, population_size: int, elite_size: int, directions: Sequence[StudyDirection]
+    ) -> None:
         self._population_size = population_size
         self._elite_size = elite_size
-        self._minimize = minimize
+        self._directions = tuple(directions)
         self._n_read = 0
         self._unfinished: dict[int, Tag | None] = {}
         self._failures: Counter[Tag] = Counter()
@@ -217,7 +228,7 @@ class EvolutionHistory:
             if trial.state == TrialState.FAIL:
                 self._take_in_failure(trial)
             else:
-                self._take_in(individual(trial, minimize=self._minimize))
+                self._take_in(individual(trial, self._directions))
 
     def _take_in(self, one: Individual) -> None:
         self._members[one.tag.generation].append(one)

@@ -13,7 +13,6 @@ from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.search_space import IntersectionSearchSpace
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_biotune import _compat
@@ -29,8 +28,9 @@ class BioTuneSampler(BaseSampler):
 
     Made for the parameters of :func:`optuna_biotune.suggest_plan`: ``importance/<block>`` and
     ``freeze_threshold``. Any further parameters of an objective evolve beside them: numbers as
-    genes, categorical ones by taking a parent's value. Works in studies of one objective, to be
-    minimised or maximised.
+    genes, categorical ones by taking a parent's value. Objectives are minimised or maximised; with
+    several of them, individuals rank by non-dominated front and crowding distance. Constraints
+    (``Trial.set_constraint``, or the older list) put the feasible first.
 
     The first ``population_size`` trials are random; each generation after that has
     ``population_size + elite_size`` trials. :meth:`n_trials_for` counts them.
@@ -149,7 +149,6 @@ class BioTuneSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """Return the given search space joined with what complete trials have in common."""
-        self._raise_error_if_multi_objective(study)
         with self._lock:
             learnt = self._reader_of(study).search_space.calculate(study, use_cache=True)
         space = {**self._given_search_space, **learnt}
@@ -159,7 +158,6 @@ class BioTuneSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Propose the trial's individual, and tag the trial with its place in the evolution."""
-        self._raise_error_if_multi_objective(study)
         with self._lock:
             breeder = self._breeder(study, search_space)
             tag, params = breeder.propose(self._generator(trial.number))
@@ -181,7 +179,6 @@ class BioTuneSampler(BaseSampler):
         The freezing threshold is drawn below the trial's greatest importance, so that a block is
         selected.
         """
-        self._raise_error_if_multi_objective(study)
         encoding = Encoding({param_name: param_distribution})
         rng = self._generator(trial.number, zlib.crc32(param_name.encode()))
         genes, choices = encoding.random(rng)
@@ -237,7 +234,7 @@ class _StudyReader:
         self._history = EvolutionHistory(
             population_size=population_size,
             elite_size=elite_size,
-            minimize=study.direction == StudyDirection.MINIMIZE,
+            directions=study.directions,
         )
         self._phenotype_space: dict[str, BaseDistribution] = {}
         self._phenotypes: dict[tuple[Any, ...], int] = {}

@@ -7,9 +7,10 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_biotune.generations import EvolutionHistory, EvolutionState, rank_key
+from optuna_biotune.generations import EvolutionHistory, EvolutionState
 from optuna_biotune.tags import TAG_KEY, Role, Tag
 
 
@@ -34,7 +35,9 @@ def trial(
 def history(
     trials: Sequence[FrozenTrial], *, population_size: int = 4, elite_size: int = 1
 ) -> EvolutionHistory:
-    made = EvolutionHistory(population_size=population_size, elite_size=elite_size, minimize=True)
+    made = EvolutionHistory(
+        population_size=population_size, elite_size=elite_size, directions=[StudyDirection.MINIMIZE]
+    )
     made.update(trials)
     return made
 
@@ -51,23 +54,6 @@ def member(
     number: int, value: float, role: Role, *parents: int, generation: int = 1
 ) -> FrozenTrial:
     return trial(number, value, tag=Tag(generation, role, parents))
-
-
-def test_complete_trials_rank_before_pruned_ones_and_those_by_step_then_value() -> None:
-    pruned = TrialState.PRUNED
-    trials = [
-        trial(0, 9.0),
-        trial(1, state=pruned, reports={0: 0.1, 3: 0.5}),
-        trial(2, state=pruned),
-        trial(3, -1.0),
-        trial(4, state=pruned, reports={1: 0.0}),
-        trial(5, state=pruned, reports={3: 0.2}),
-        trial(6, state=pruned, reports={3: float("nan")}),
-    ]
-    ranking = sorted(trials, key=lambda t: rank_key(t, minimize=True))
-    assert [t.number for t in ranking] == [3, 0, 5, 1, 6, 4, 2]
-    ranking = sorted(trials, key=lambda t: rank_key(t, minimize=False))
-    assert [t.number for t in ranking] == [0, 3, 1, 5, 6, 4, 2]
 
 
 def test_the_first_generation_stays_open_until_its_places_have_finished() -> None:

@@ -320,12 +320,6 @@ def test_several_studies_can_share_one_sampler() -> None:
     assert [t.params for t in studies[0].trials] == [t.params for t in studies[1].trials]
 
 
-def test_several_objectives_are_refused_with_a_reason() -> None:
-    study = optuna.create_study(directions=["maximize", "minimize"], sampler=BioTuneSampler())
-    with pytest.raises(ValueError, match="multi-objective optimization, BioTuneSampler cannot"):
-        study.optimize(lambda trial: (objective(trial), 1.0), n_trials=1)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
