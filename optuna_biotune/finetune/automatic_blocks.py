@@ -27,7 +27,7 @@ from optuna_biotune.finetune.module_names import (
 
 # A unit is opened if it holds this share of the parameters of the body: it would else be one block.
 _DOMINANT_SHARE = 0.9
-# A body of fewer units than this is opened further where a plain container allows it.
+# A body of fewer units than this is opened further where a list of modules allows it.
 _FEWEST_BODY_UNITS = 3
 
 _PLAIN_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -90,8 +90,7 @@ class _Units:
         for unit in filter(self._can_open, sorted(body, key=self.size, reverse=True)):
             if self.size(unit) >= _DOMINANT_SHARE * body_size:
                 return unit
-            plain = isinstance(self.modules[unit], _PLAIN_CONTAINERS)
-            if plain and len(body) < _FEWEST_BODY_UNITS:
+            if len(body) < _FEWEST_BODY_UNITS and self._is_sequence(unit):
                 return unit
         if not body and self._can_open(head):
             return head
@@ -100,6 +99,16 @@ class _Units:
             if share >= _DOMINANT_SHARE and not self._is_classifier(head):
                 return head
         return None
+
+    def _is_sequence(self, unit: str) -> bool:
+        """Tell whether a unit is a list of modules, or has a list of possible blocks in it."""
+        if isinstance(self.modules[unit], _PLAIN_CONTAINERS):
+            return True
+        return any(
+            isinstance(self.modules.get(child), _PLAIN_CONTAINERS)
+            and sum(map(self.opens_a_block, children_names(self.model, child))) > 1
+            for child in children_names(self.model, unit)
+        )
 
     def _is_classifier(self, unit: str) -> bool:
         """Tell whether a unit is no more than a flat stack of linear and normalization layers."""

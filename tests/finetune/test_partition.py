@@ -287,6 +287,13 @@ def test_direct_parameters_join_the_block_that_runs_before_their_use() -> None:
     assert partition.names[1:] == (*(f"encoder_layer_{i}" for i in range(3)), "heads")
 
 
+def test_residual_blocks_stay_whole() -> None:
+    residual = [models.resnet.BasicBlock(8, 8) for _ in range(2)]
+    pooling = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), *residual, *pooling, nn.Linear(8, 2))
+    assert partition_blocks(model).names == ("0", "1", "2", "5")
+
+
 def test_a_network_of_one_layer_is_one_block() -> None:
     partition = partition_blocks(nn.Linear(3, 2))
     assert len(partition) == 1
