@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import TensorDataset
+from torch.utils.data import IterableDataset, TensorDataset
 
 _IMAGES_CHECKED_AT_ONCE = 1024
 
@@ -78,7 +78,8 @@ def load_images(
         ValueError: If it is empty, an image has another size than the first or a value that is
             not finite, or a label is negative.
     """
-    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+    indexable = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+    if not indexable or isinstance(dataset, IterableDataset):
         raise TypeError(
             f"`{name}` must be a map-style dataset of (image, label), with `__getitem__` and "
             f"`__len__`, but got {type(dataset).__name__}."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import random
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -86,8 +85,11 @@ def choose_data_device(n_bytes: int, device: torch.device) -> torch.device:
 
 
 def free_memory(device: torch.device) -> None:
-    """Give unused memory back to the device, that of unreachable cycles too."""
-    gc.collect()
+    """Give memory that is no longer used back to the device.
+
+    Args:
+        device: The device; nothing happens on a CPU.
+    """
     if device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.empty_cache()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import threading
 import time
@@ -290,7 +291,11 @@ class FineTuningObjective:
             raise
         finally:
             outcome.measured = [(r.best_value, r.best_epoch) for r in runs if r.best_epoch > 0]
-            runs.clear()
+            while runs:
+                runs.pop().release()
+            if outcome.failure is not None:
+                # A run that failed while it was built is in no list, but still in cycles.
+                gc.collect()
             free_memory(self._settings.device)
 
     def _load_test(self, test: ImageDataset) -> LabelledImages:

@@ -102,21 +102,26 @@ def refit_plan(
         RuntimeError: If the network changed a frozen block by itself.
         torch.OutOfMemoryError: If the memory does not suffice even for single images.
     """
-    everything = torch.arange(len(data))
-    metrics: dict[str, list[float]] = {name: [] for name in METRIC_NAMES if test is not None}
-    model: nn.Module | None = None
+    models: list[nn.Module] = []
+    scores: list[dict[str, float]] = []
     for seed in seeds:
         run = SeedRun(plan, seed, settings)
         for _ in range(epochs):
-            run.train_epoch(data, everything)
+            run.train_epoch(data, torch.arange(len(data)))
         run.check_frozen()
         if test is not None:
-            logits = run.predict(test, torch.arange(len(test)))
-            labels = test.labels.to(logits.device)
-            for name, values in metrics.items():
-                values.append(compute_metric(name, logits.argmax(1), labels, logits.shape[1]))
-        if model is None:
-            model = run.model.eval()
-    if model is None:
-        raise ValueError("`seeds` must hold at least one seed, but it is empty.")
-    return RefitResult(model, plan, epochs, metrics)
+            scores.append(_measure(run, test))
+        if not models:
+            models.append(run.model.eval())
+        run.release()
+    metrics = {name: [score[name] for score in scores] for name in METRIC_NAMES if scores}
+    return RefitResult(models[0], plan, epochs, metrics)
+
+
+def _measure(run: SeedRun, test: LabelledImages) -> dict[str, float]:
+    """Return every metric of a trained network on the test images."""
+    logits = run.predict(test, torch.arange(len(test)))
+    predictions, labels = logits.argmax(1), test.labels.to(logits.device)
+    return {
+        name: compute_metric(name, predictions, labels, logits.shape[1]) for name in METRIC_NAMES
+    }

@@ -184,6 +184,16 @@ class SeedRun:
         """
         self._blocks.check_frozen(self._frozen_state)
 
+    def release(self) -> None:
+        """Let go of the gradients and of what the optimizer holds; the run cannot go on.
+
+        Optimizer and schedule refer to each other, so the network's parameters and the moments
+        would stay in memory until Python's garbage collector runs.
+        """
+        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.state.clear()
+        self._optimizer.param_groups.clear()
+
     def _fetch(self, data: LabelledImages, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images and labels at indices on the data's device, on the network's device."""
         device = self._settings.device
