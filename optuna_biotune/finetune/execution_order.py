@@ -67,7 +67,7 @@ def record_execution(model: nn.Module, example_input: torch.Tensor | None = None
     Args:
         model: The network.
         example_input: A batch as the network takes it. None tries images of several sizes, with
-            the channels of its first convolution, or vectors if it has no convolution.
+            the channels of its first convolution, 3 and 1, or vectors if it has no convolution.
 
     Returns:
         Name of each module and parameter that is used to a rank: lower is earlier. A tied
@@ -102,17 +102,14 @@ def record_execution(model: nn.Module, example_input: torch.Tensor | None = None
 
 def _default_inputs(model: nn.Module) -> Iterator[torch.Tensor]:
     """Yield batches of zeros that the network might take, likely ones first."""
-    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-    if convolutions:
-        weight = convolutions[0].weight
-        taken = [convolution.in_channels for convolution in convolutions]
-        # The first one registered is not always the first to run.
-        likely = [taken[0], *(channels for channels in _IMAGE_CHANNELS if channels in taken)]
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is not None:
         own = getattr(model, "image_size", None)
         sizes = (own, *_IMAGE_SIZES) if isinstance(own, int) else _IMAGE_SIZES
-        for channels in dict.fromkeys(likely):
+        # The convolution registered first is not always the first to run.
+        for channels in dict.fromkeys((first.in_channels, *_IMAGE_CHANNELS)):
             for size in dict.fromkeys(sizes):
-                yield weight.new_zeros(_BATCH_SIZE, channels, size, size)
+                yield first.weight.new_zeros(_BATCH_SIZE, channels, size, size)
     else:
         for module in model.modules():
             if isinstance(module, nn.Linear):

@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from optuna_biotune import BlockPartition, FineTuningPlan, partition_blocks
+from optuna_biotune.finetune.module_names import short_names
 
 models = torchvision.models
 
@@ -227,6 +228,19 @@ def test_a_users_mapping_may_leave_auxiliary_heads_out(googlenet: nn.Module) -> 
 
 def test_blocks_follow_execution_and_not_registration(plain: PlainNetwork) -> None:
     assert partition_blocks(plain).names == ("early", "middle", "late", "head")
+
+
+def test_reading_the_data_type_of_a_weight_is_not_a_use_of_it() -> None:
+    class ReadsDataType(PlainNetwork):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images.to(self.head.weight.dtype))
+
+    assert partition_blocks(ReadsDataType()).names == ("early", "middle", "late", "head")
+
+
+def test_names_are_shortened_only_where_they_stay_distinct() -> None:
+    assert short_names(["net.stem", "net.body.3", "head"]) == ["stem", "body.3", "head"]
+    assert short_names(["a.conv", "b.conv"]) == ["a.conv", "b.conv"]
 
 
 def test_layers_without_parameters_join_the_block_that_runs_before_them(
