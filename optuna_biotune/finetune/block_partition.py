@@ -80,9 +80,10 @@ class BlockPartition:
 
     @property
     def unused(self) -> tuple[str, ...]:
-        """Names of the parameters in no block, always frozen: those of auxiliary heads.
+        """Names of the parameters in no block, always frozen.
 
-        An auxiliary head runs in training mode only and its output does not reach the loss. So
+        They are those of auxiliary heads, and of whatever a forward pass in evaluation mode did
+        not use when the blocks were found by one. An auxiliary head runs in training mode only and its output does not reach the loss. So
         that it does not run, :meth:`train` holds the network that owns it in evaluation mode
         itself, not what is inside: Inception v3 then returns a tensor, the logits.
         """
@@ -97,8 +98,10 @@ class BlockPartition:
             model: The other network.
 
         Raises:
+            TypeError: If ``model`` is not a module.
             ValueError: If its modules have other names.
         """
+        check_model(model)
         unused = [name for name, held in self._holders.items() if not held]
         unknown = set(unused).difference(parameters_by_name(model))
         if unknown:
