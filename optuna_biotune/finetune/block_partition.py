@@ -83,9 +83,10 @@ class BlockPartition:
         """Names of the parameters in no block, always frozen.
 
         They are those of auxiliary heads, and of whatever a forward pass in evaluation mode did
-        not use when the blocks were found by one. An auxiliary head runs in training mode only and its output does not reach the loss. So
-        that it does not run, :meth:`train` holds the network that owns it in evaluation mode
-        itself, not what is inside: Inception v3 then returns a tensor, the logits.
+        not use when the blocks were found by one. An auxiliary head runs in training mode only,
+        and its output does not reach the loss. So that it does not run, :meth:`train` holds the
+        network that owns it in evaluation mode itself, but not what is inside: Inception v3 then
+        returns a tensor, the logits.
         """
         return tuple(name for name in self._parameters() if not self._holders[name])
 

@@ -833,7 +833,7 @@ def test_a_partition_is_given_to_a_copy_of_the_model(plain: PlainNetwork) -> Non
     assert other.parameters("head")[0] is not plain.head.weight
     with pytest.raises(ValueError, match="`blocks` names"):
         partition.for_model(nn.Linear(2, 2))
-    with pytest.raises(TypeError, match="`model` must be a torch.nn.Module"):
+    with pytest.raises(TypeError, match=r"`model` must be a torch.nn.Module"):
         partition.for_model(PlainNetwork)  # type: ignore[arg-type]
 
 
