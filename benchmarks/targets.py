@@ -1,0 +1,127 @@
+"""The target sets that the networks are fine-tuned to: small sets of real images in .npz files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.model_selection import train_test_split
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+TARGETS: dict[str, str] = {
+    "mnist": "handwritten digits",
+    "cifar10": "natural objects",
+    "gtsrb43": "traffic signs",
+    "dtd10": "textures",
+    "flowers5": "flowers",
+    "isic8": "skin lesions",
+    "busi": "breast ultrasound",
+    "chestxray_nih2": "chest X-rays",
+}
+"""Name of each target set, and what its images show."""
+
+_SPLITS = ("train", "val", "test")
+# The subset is the same in every run, so that runs differ by their search only.
+_SUBSET_SEED = 0
+_IMAGES_RESIZED_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target set, ready for a network.
+
+    Attributes:
+        train: Training images float32 [N, 3, size, size] and labels int64 [N].
+        val: Validation data alike.
+        test: Test data alike.
+        classes: Names of the classes, in the order of the labels.
+    """
+
+    train: TensorDataset
+    val: TensorDataset
+    test: TensorDataset
+    classes: tuple[str, ...]
+
+
+def load_target(
+    data: Path,
+    name: str,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    size: int = 32,
+    max_train: int | None = None,
+) -> Target:
+    """Read a target set, resize its images once and normalise them.
+
+    Args:
+        data: Directory with ``<name>.npz``: ``images`` uint8 [N, H, W, 3], ``labels`` int64 [N],
+            ``split`` uint8 [N] (0 train, 1 val, 2 test) and ``classes``, the names.
+        name: Name of the set.
+        mean: Mean of each channel that the network expects, on a scale from 0 to 1.
+        std: Standard deviation alike.
+        size: Height and width that the images are resized to, bilinearly and antialiased.
+        max_train: Most training images: a stratified subset, always the same. None for all.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If ``size`` is below 1, ``max_train`` is below the number of classes, or a
+            split is empty.
+    """
+    path = data / f"{name}.npz"
+    if not path.is_file():
+        raise FileNotFoundError(f"`data` must hold {name}.npz, but {data} does not.")
+    if size < 1:
+        raise ValueError(f"`size` must be at least 1, but got {size}.")
+    with np.load(path, allow_pickle=False) as file:
+        images, labels = torch.from_numpy(file["images"]), torch.from_numpy(file["labels"])
+        split, classes = file["split"], tuple(str(name) for name in file["classes"])
+    parts = {part: np.flatnonzero(split == code) for code, part in enumerate(_SPLITS)}
+    for part, indices in parts.items():
+        if len(indices) == 0:
+            raise ValueError(f"`name` must be a set with all splits, but {name} has no {part}.")
+    if max_train is not None:
+        parts["train"] = _subset(parts["train"], labels.numpy(), max_train)
+    pixels = _resized(images, size)
+    shape = (1, 3, 1, 1)
+    pixels = (pixels - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
+    sets = {part: TensorDataset(pixels[index], labels[index]) for part, index in parts.items()}
+    return Target(sets["train"], sets["val"], sets["test"], classes)
+
+
+def _subset(
+    indices: np.ndarray[tuple[int], np.dtype[np.int64]],
+    labels: np.ndarray[tuple[int], np.dtype[np.int64]],
+    n_items: int,
+) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Return a stratified subset of indices, or all of them if there are no more."""
+    n_classes = len(np.unique(labels[indices]))
+    if n_items < n_classes:
+        raise ValueError(
+            f"`max_train` must be at least the number of classes, {n_classes}, but got {n_items}."
+        )
+    # The rest must hold every class, too, for scikit-learn to stratify.
+    if n_items > len(indices) - n_classes:
+        return indices
+    chosen, _ = train_test_split(
+        indices, train_size=n_items, random_state=_SUBSET_SEED, stratify=labels[indices]
+    )
+    return np.sort(np.asarray(chosen))
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    """Return uint8 images [N, H, W, 3] as float32 [N, 3, size, size] from 0 to 1."""
+    resized = [
+        nn.functional.interpolate(
+            part.permute(0, 3, 1, 2).float() / 255,
+            size=(size, size),
+            mode="bilinear",
+            antialias=True,
+        )
+        for part in torch.split(images, _IMAGES_RESIZED_AT_ONCE)
+    ]
+    return torch.cat(resized)
