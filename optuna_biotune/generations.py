@@ -60,13 +60,14 @@ class EvolutionState:
         generation: The generation that is open, from 0.
         population: The individuals that it breeds from, best first, each improved elite in the
             place of its elite. Empty in generation 0.
+        elites: The elites as they stood before their exploitation, best first.
         pool: Those of the population that are still in the mating pool, best first.
-        open_halves: The halves of the elites' pairs that nobody has taken yet: the elite as it
-            stood before its exploitation, and the role.
+        open_halves: The halves of the elites' pairs that nobody has taken yet.
     """
 
     generation: int
     population: tuple[Individual, ...] = ()
+    elites: tuple[Individual, ...] = ()
     pool: tuple[Individual, ...] = ()
     open_halves: tuple[tuple[Individual, Role], ...] = ()
 
@@ -246,13 +247,15 @@ class EvolutionHistory:
         if generation == 0:
             return EvolutionState(0)
         before = self._population_of(generation)
+        elites = before[: self._elite_size]
         members = self._members[generation]
         population = exploited(before, members, self._elite_size)
         return EvolutionState(
             generation,
             tuple(population),
+            tuple(elites),
             tuple(mating_pool(population, members)),
-            tuple(self._open_halves(generation, before[: self._elite_size])),
+            tuple(self._open_halves(generation, elites)),
         )
 
     def members(self, generation: int) -> list[Individual]:

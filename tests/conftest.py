@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 
 POSTGRESQL_URL = os.environ.get("BIOTUNE_POSTGRESQL_URL", "postgresql://root@127.0.0.1:5432/test")
 MARIADB_URL = os.environ.get("BIOTUNE_MARIADB_URL", "mariadb://root@127.0.0.1:3306/test")
+REDIS_URL = os.environ.get("BIOTUNE_REDIS_URL", "redis://127.0.0.1:6379/15")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -92,3 +93,16 @@ def mariadb_url() -> Iterator[str]:
     """URL of an empty MariaDB database that is dropped after the test."""
     with _new_database(MARIADB_URL, "mysql+pymysql") as url:
         yield url
+
+
+@pytest.fixture
+def redis_url() -> Iterator[str]:
+    """URL of a Redis database that is emptied before and after the test."""
+    redis = pytest.importorskip("redis")
+    client = redis.Redis.from_url(REDIS_URL)
+    try:
+        client.flushdb()
+    except redis.exceptions.ConnectionError as error:
+        _service_is_missing(f"no server answers at {REDIS_URL}: {error}")
+    yield REDIS_URL
+    client.flushdb()
