@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import threading
 import time
@@ -291,11 +290,7 @@ class FineTuningObjective:
             raise
         finally:
             outcome.measured = [(r.best_value, r.best_epoch) for r in runs if r.best_epoch > 0]
-            while runs:
-                runs.pop().release()
-            if outcome.failure is not None:
-                # A run that failed while it was built is in no list, but still in cycles.
-                gc.collect()
+            runs.clear()
             free_memory(self._settings.device)
 
     def _load_test(self, test: ImageDataset) -> LabelledImages:

@@ -113,7 +113,8 @@ def refit_plan(
             scores.append(_measure(run, test))
         if not models:
             models.append(run.model.eval())
-        run.release()
+        # Before the next network is built, else two would be in memory.
+        del run
     metrics = {name: [score[name] for score in scores] for name in METRIC_NAMES if scores}
     return RefitResult(models[0], plan, epochs, metrics)
 

@@ -97,11 +97,11 @@ class SeedRun:
             self.model.to(memory_format=torch.channels_last)
         self._blocks = settings.template.for_model(self.model)
         groups = self._blocks.param_groups(plan, settings.lr)
+        self._frozen_state = self._blocks.frozen_state(plan)
         self._optimizer = torch.optim.Adam(groups, lr=settings.lr, fused=on_cuda)
         self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
             self._optimizer, T_max=settings.epochs
         )
-        self._frozen_state = self._blocks.frozen_state(plan)
 
     @property
     def stopped(self) -> bool:
@@ -183,16 +183,6 @@ class SeedRun:
             RuntimeError: If one has, because the network writes to it by itself.
         """
         self._blocks.check_frozen(self._frozen_state)
-
-    def release(self) -> None:
-        """Let go of the gradients and of what the optimizer holds; the run cannot go on.
-
-        Optimizer and schedule refer to each other, so the network's parameters and the moments
-        would stay in memory until Python's garbage collector runs.
-        """
-        self._optimizer.zero_grad(set_to_none=True)
-        self._optimizer.state.clear()
-        self._optimizer.param_groups.clear()
 
     def _fetch(self, data: LabelledImages, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images and labels at indices on the data's device, on the network's device."""

@@ -41,16 +41,16 @@ class Recorder:
 
     def __init__(self, network: type[nn.Module] = SmallNet) -> None:
         self.network = network
-        self.built: list[weakref.ref[nn.Module]] = []
+        self.built: list[list[weakref.ref[Any]]] = []
 
     def __call__(self) -> nn.Module:
         model = self.network()
-        self.built.append(weakref.ref(model))
+        self.built.append([weakref.ref(part) for part in (model, *model.parameters())])
         return model
 
     def alive(self) -> int:
-        """Count the networks that are alive, without the one that the constructor keeps."""
-        return sum(model() is not None for model in self.built[1:])
+        """Count networks of which anything is alive, without that which the constructor keeps."""
+        return sum(any(part() is not None for part in model) for model in self.built[1:])
 
 
 class HeadOfThree(SmallNet):

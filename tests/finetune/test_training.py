@@ -68,11 +68,18 @@ def test_seeds_in_lockstep_train_exactly_as_each_alone(digits: Digits) -> None:
         assert (run.best_value, run.best_epoch) == (alone.best_value, alone.best_epoch)
 
 
-def test_seeds_differ(digits: Digits) -> None:
-    runs, _ = train(digits, FULL, [0, 1], make_settings())
-    assert not torch.equal(
-        runs[0].model.get_parameter("head.1.weight"), runs[1].model.get_parameter("head.1.weight")
-    )
+def test_seeds_differ_in_their_head_and_in_the_order_of_the_images(digits: Digits) -> None:
+    firsts: list[Tensor] = []
+
+    def augment(images: Tensor) -> Tensor:
+        firsts.append(images[0])
+        return images
+
+    settings = make_settings(epochs=1, batch_size=300, augment=augment)
+    heads = [SeedRun(FULL, seed, settings).model.get_parameter("head.1.bias") for seed in (0, 1)]
+    assert not torch.equal(*heads)
+    train(digits, FULL, [0, 1], settings)
+    assert not torch.equal(*firsts)
 
 
 def test_plans_with_the_same_seed_start_alike_and_see_the_same_batches(digits: Digits) -> None:
@@ -147,19 +154,32 @@ def test_learning_rates_follow_the_plan_and_a_cosine_over_the_epochs(digits: Dig
     np.testing.assert_allclose(rates, np.outer(cosine, [0.5e-2, 2e-2]), rtol=1e-6)
 
 
+def without_batch_norm() -> nn.Module:
+    return SmallNet(batch_norm=False)
+
+
 def test_a_seed_stops_after_patience_epochs_without_improvement(digits: Digits) -> None:
-    runs, values = train(digits, FULL, [0], make_settings(lr=1e-12, epochs=9, patience=2))
+    # At this rate no prediction changes: an equal value is no improvement.
+    settings = make_settings(build_model=without_batch_norm, lr=1e-12, epochs=9, patience=2)
+    runs, values = train(digits, FULL, [0], settings)
     assert runs[0].best_epoch == 1
     assert runs[0].stopped
     assert len(values) == 3
 
 
-def test_a_stopped_seed_keeps_its_best_value_while_others_go_on(digits: Digits) -> None:
+def test_a_stopped_seed_trains_no_further_and_keeps_its_best_value(digits: Digits) -> None:
+    steps: list[int] = []
+
+    def count(images: Tensor) -> Tensor:
+        steps.append(len(images))
+        return images
+
     data, fold = load_training_data(digits.train, digits.val, None)
-    idle = SeedRun(FULL, 0, make_settings(lr=1e-12, patience=1))
+    settings = make_settings(build_model=without_batch_norm, lr=1e-12, patience=1, augment=count)
+    idle = SeedRun(FULL, 0, settings)
     learning = SeedRun(FULL, 1, make_settings(lr=1e-2, patience=6, epochs=6))
     values = list(train_in_lockstep([idle, learning], data, fold, 6))
-    assert idle.stopped
+    assert sum(steps) == 2 * 300
     assert len(values) == 6
     assert values == sorted(values)
     assert values[-1] == (idle.best_value + learning.best_value) / 2
