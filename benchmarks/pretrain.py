@@ -55,6 +55,16 @@ class SourceImages:
     val_labels: Tensor
     n_classes: int
 
+    def to(self, device: torch.device) -> SourceImages:
+        """Return the data on a device."""
+        return SourceImages(
+            self.train.to(device),
+            self.train_labels.to(device),
+            self.val.to(device),
+            self.val_labels.to(device),
+            self.n_classes,
+        )
+
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of the training images' channels, float [3]."""
         pixels = self.train.reshape(-1, 3)
@@ -174,48 +184,35 @@ def pretrain(
     if not lr > 0:
         raise ValueError(f"`lr` must be above 0, but got {lr}.")
     where = resolve_device(device)
-    precision = resolve_precision("auto", where)
-    torch.manual_seed(seed)
     source = load_source(data)
-    mean, std = source.statistics()
-    model = build_network(network, source.n_classes).to(where)
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=lr, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY, nesterov=True
-    )
     n_steps = len(source.train) // batch_size
     if n_steps == 0:
         raise ValueError(
             f"`batch_size` must be at most the number of training images, {len(source.train)}, "
             f"but got {batch_size}."
         )
+    mean, std = source.statistics()
+    source = source.to(where)
+    torch.manual_seed(seed)
+    model = build_network(network, source.n_classes).to(where)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=lr, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY, nesterov=True
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=lr, total_steps=epochs * n_steps
     )
     generator = torch.Generator().manual_seed(seed)
-    images, labels = source.train.to(where), source.train_labels.to(where)
     top1 = 0.0
-    for epoch in range(epochs):
+    for epoch in range(1, epochs + 1):
+        order = torch.randperm(len(source.train), generator=generator)[: n_steps * batch_size]
+        batches = order.view(n_steps, batch_size).to(where)
         model.train()
-        order = torch.randperm(len(images), generator=generator)[: n_steps * batch_size]
-        bar = tqdm(order.view(n_steps, batch_size), desc=f"epoch {epoch + 1}/{epochs}", leave=False)
-        for batch in bar:
-            chosen = batch.to(where)
-            inputs = normalised(crop_and_flip(images[chosen], generator), mean, std)
-            with autocast(where, precision):
-                logits = model(inputs)
-            loss = nn.functional.cross_entropy(
-                logits.float(), labels[chosen], label_smoothing=_LABEL_SMOOTHING
-            )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+        for batch in tqdm(batches, desc=f"epoch {epoch}/{epochs}", leave=False):
+            images = normalised(crop_and_flip(source.train[batch], generator), mean, std)
+            _step(model, optimizer, images, source.train_labels[batch])
             schedule.step()
-        top1 = accuracy(model, source.val.to(where), source.val_labels.to(where), mean, std)
-        print(f"epoch {epoch + 1}/{epochs}: validation accuracy {top1:.3f}", flush=True)
-    command = (
-        f"python benchmarks/pretrain.py --data DIR --network {network} --epochs {epochs} "
-        f"--batch-size {batch_size} --lr {lr} --seed {seed}"
-    )
+        top1 = accuracy(model, source.val, source.val_labels, mean, std)
+        print(f"epoch {epoch}/{epochs}: validation accuracy {top1:.3f}", flush=True)
     record = PretrainingRecord(
         network=network,
         source=SOURCE,
@@ -223,10 +220,23 @@ def pretrain(
         top1=top1,
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),
-        command=command,
+        command=f"python benchmarks/pretrain.py --data DIR --network {network} --epochs {epochs} "
+        f"--batch-size {batch_size} --lr {lr} --seed {seed}",
         versions=library_versions(),
     )
     return model.eval(), record
+
+
+def _step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor
+) -> None:
+    """Take one step of the optimizer, in bfloat16 on CUDA devices that compute in it."""
+    with autocast(images.device, resolve_precision("auto", images.device)):
+        logits = model(images)
+    loss = nn.functional.cross_entropy(logits.float(), labels, label_smoothing=_LABEL_SMOOTHING)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor, mean: Tensor, std: Tensor) -> float:
