@@ -22,7 +22,7 @@ from optuna_biotune.finetune.device import (
     resolve_device,
     resolve_precision,
 )
-from optuna_biotune.finetune.metrics import METRIC_NAMES, worst_value
+from optuna_biotune.finetune.metrics import worst_value
 from optuna_biotune.finetune.outcome import TrialOutcome
 from optuna_biotune.finetune.refit import RefitResult, plan_to_refit, refit_plan
 from optuna_biotune.finetune.splits import Fold, load_training_data, stratified_folds
@@ -34,12 +34,14 @@ from optuna_biotune.finetune.training import (
     train_in_lockstep,
 )
 from optuna_biotune.finetune.validation import (
+    DEFAULT_METRIC,
     check_callable,
     check_choice,
     check_count,
+    check_directions,
     check_learning_rate,
+    check_objectives,
     check_seeds,
-    check_study_maximises,
 )
 from optuna_biotune.genotype import FineTuningPlan, suggest_plan
 from optuna_biotune.tags import generation_of
@@ -58,7 +60,8 @@ class FineTuningObjective:
 
     - All seeds train in lockstep. After epoch e (from 0) the trial reports, as step e, the mean
       over the seeds of the best value so far: what it would return if it ended there. The study's
-      pruner may then prune it.
+      pruner may then prune it. Optuna cannot prune in a study of several objectives: there is
+      then no report.
     - A seed stops after ``patience`` epochs without improvement and keeps its best value.
     - Adam, cross-entropy, and a cosine schedule a step an epoch over ``epochs`` epochs.
     - Two trials with the same seed start from the same network and see the same batches. On the
@@ -73,7 +76,7 @@ class FineTuningObjective:
     Some trials cannot be measured; none of them stops the study:
 
     - A plan that trains nothing returns the worst value (0.0; -1.0 for ``cohen_kappa``) without
-      training.
+      training; among several objectives, the costs that it has.
     - If the loss becomes NaN or infinite, training stops, the attribute ``failure`` says which
       block at which learning rate, and the trial returns the worst value, so that the search
       learns to avoid it.
@@ -107,6 +110,11 @@ class FineTuningObjective:
         batch_size: Images a step, at least 1.
         metric: ``"balanced_accuracy"`` (mean recall over the classes that occur in the validation
             labels), ``"accuracy"``, ``"macro_f1"`` or ``"cohen_kappa"``.
+        objectives: For a study of several objectives: a metric, which takes the place of
+            ``metric``, and after it ``"trainable_params"`` (how many numbers train), ``"seconds"``
+            (what the trial took) or both. A trial then returns a tuple of them; the study's
+            directions are "maximize" for the metric and "minimize" for the others. None: a trial
+            returns ``metric`` alone.
         device: ``"auto"`` (CUDA if there is a device, else the CPU) or a torch device.
         precision: ``"fp32"``, ``"bf16"`` (autocast), or ``"auto"``: bfloat16 on CUDA devices that
             compute in it, else float32. Whether float32 may use TensorFloat-32 is left to torch's
@@ -135,7 +143,8 @@ class FineTuningObjective:
         seeds: Sequence[int] = (0, 1, 2),
         folds: int = 1,
         batch_size: int = 64,
-        metric: str = "balanced_accuracy",
+        metric: str = DEFAULT_METRIC,
+        objectives: Sequence[str] | None = None,
         device: str | torch.device = "auto",
         precision: str = "auto",
         augment: Callable[[Tensor], Tensor] | None = None,
@@ -148,7 +157,7 @@ class FineTuningObjective:
         check_callable("model", model, optional=False)
         check_callable("transform", transform)
         check_callable("augment", augment)
-        check_choice("metric", metric, METRIC_NAMES)
+        metric, self._costs = check_objectives(objectives, metric)
         check_choice("precision", precision, PRECISIONS)
         lr = check_learning_rate("lr", lr)
         epochs, patience = check_count("epochs", epochs), check_count("patience", patience)
@@ -182,7 +191,7 @@ class FineTuningObjective:
         """Names of the network's blocks, input side first."""
         return self._settings.template.names
 
-    def __call__(self, trial: BaseTrial) -> float:
+    def __call__(self, trial: BaseTrial) -> float | tuple[float, ...]:
         """Train the plan of a trial.
 
         Args:
@@ -190,14 +199,15 @@ class FineTuningObjective:
 
         Returns:
             The mean over the seeds of the best validation metric, to be maximised; NaN, which
-            makes the trial fail, if the memory does not suffice.
+            makes the trial fail, if the memory does not suffice. With ``objectives`` a tuple of it
+            and the costs.
 
         Raises:
             optuna.TrialPruned: If the study's pruner says so.
-            ValueError: If the study does not maximise one value.
+            ValueError: If the study's directions do not fit what is returned.
             RuntimeError: If the network changed a frozen block by itself.
         """
-        check_study_maximises(trial)
+        check_directions(trial, len(self._costs))
         plan = suggest_plan(trial, self.block_names)
         start = time.perf_counter()
         generation = generation_of(trial) if isinstance(trial, optuna.Trial) else 0
@@ -212,7 +222,9 @@ class FineTuningObjective:
             outcome.describe(trial)
         if outcome.pruned:
             raise optuna.TrialPruned()
-        return outcome.value
+        if not self._costs:
+            return outcome.value
+        return (outcome.value, *(float(trial.user_attrs[cost]) for cost in self._costs))
 
     def refit(
         self,
@@ -272,6 +284,8 @@ class FineTuningObjective:
             epochs = train_in_lockstep(runs, self._data, fold, self._settings.epochs)
             for epoch, value in enumerate(epochs):
                 outcome.value = value
+                if self._costs:
+                    continue
                 trial.report(value, epoch)
                 if not _finished(runs, epoch, self._settings.epochs) and trial.should_prune():
                     outcome.pruned = True

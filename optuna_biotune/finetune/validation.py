@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from optuna.study import StudyDirection
 from optuna.trial import BaseTrial
+
+from optuna_biotune.finetune.metrics import METRIC_NAMES
+
+DEFAULT_METRIC = "balanced_accuracy"
+
+COSTS = ("trainable_params", "seconds")
+"""What a trial can return beside its metric; of each, less is better."""
 
 
 def check_count(name: str, value: Any) -> int:
@@ -100,21 +107,68 @@ def check_callable(name: str, value: Any, *, optional: bool = True) -> None:
         raise TypeError(f"`{name}` must be {allowed}, but got {value!r}.")
 
 
-def check_study_maximises(trial: BaseTrial) -> None:
-    """Check that the study of a trial maximises one value.
+def check_objectives(objectives: Any, metric: str) -> tuple[str, tuple[str, ...]]:
+    """Return the metric of a trial, and the costs that it returns beside it.
+
+    Args:
+        objectives: What was given: None, or names of a metric and of costs.
+        metric: The metric if ``objectives`` is None.
+
+    Raises:
+        TypeError: If ``objectives`` is not a sequence of names.
+        ValueError: If a name is unknown or occurs twice, if there is not exactly one metric, in
+            the first place, or if ``metric`` names another one.
+    """
+    check_choice("metric", metric, METRIC_NAMES)
+    if objectives is None:
+        return metric, ()
+    if isinstance(objectives, str) or not isinstance(objectives, Sequence):
+        raise TypeError(f"`objectives` must be a sequence of names, but got {objectives!r}.")
+    chosen, costs = tuple(objectives[:1]), tuple(objectives[1:])
+    if chosen[:1] not in [(name,) for name in METRIC_NAMES]:
+        raise ValueError(
+            f"`objectives` must begin with a metric, one of {', '.join(METRIC_NAMES)}, but got "
+            f"{objectives!r}."
+        )
+    if any(cost not in COSTS for cost in costs) or len(set(costs)) < len(costs):
+        raise ValueError(
+            f"`objectives` may hold, after the metric, each of {', '.join(COSTS)} once, but got "
+            f"{objectives!r}."
+        )
+    if metric not in (DEFAULT_METRIC, chosen[0]):
+        raise ValueError(
+            f"`metric` is {metric!r}, but `objectives` begins with {chosen[0]!r}: give one of them."
+        )
+    return chosen[0], costs
+
+
+def check_directions(trial: BaseTrial, n_costs: int) -> None:
+    """Check that the study of a trial maximises a metric, and minimises the costs after it.
 
     Args:
         trial: A running trial; one without a study, such as a ``FixedTrial``, passes.
+        n_costs: Number of costs.
 
     Raises:
-        ValueError: If it minimises, or has several values.
+        ValueError: If its directions are others.
     """
     study = getattr(trial, "study", None)
-    if study is not None and study.directions != [StudyDirection.MAXIMIZE]:
+    if study is None:
+        return
+    expected = [StudyDirection.MAXIMIZE] + [StudyDirection.MINIMIZE] * n_costs
+    if study.directions == expected:
+        return
+    given = [direction.name.lower() for direction in study.directions]
+    if n_costs == 0:
         raise ValueError(
             'The study must maximise one value: `optuna.create_study(direction="maximize")`, '
-            f"but its directions are {[direction.name for direction in study.directions]}."
+            f"but its directions are {given}. Several values need `objectives`."
         )
+    names = [direction.name.lower() for direction in expected]
+    raise ValueError(
+        "The study must maximise the metric and minimise the costs of `objectives`: "
+        f"`optuna.create_study(directions={names})`, but its directions are {given}."
+    )
 
 
 def _integer(name: str, value: Any, wanted: str) -> int:

@@ -129,7 +129,7 @@ def test_generations_train_on_their_own_fold(make_objective: MakeObjective) -> N
 
     objective = make_objective(folds=2, epochs=1, seeds=(0,), augment=record)
 
-    def recorded(trial: optuna.Trial) -> float:
+    def recorded(trial: optuna.Trial) -> float | tuple[float, ...]:
         seen.append(set())
         return objective(trial)
 
