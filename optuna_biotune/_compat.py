@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Any
 
-from optuna import Study, Trial, storages
+from optuna import Study, Trial
 from optuna._transform import _SearchSpaceTransform
 from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
 
 __all__ = [
     "constraints",
     "contains",
+    "fail_running_trial",
+    "first_heartbeat",
     "get_trial_system_attrs",
     "get_trials",
-    "retry_arguments",
+    "rdb_session",
     "set_trial_system_attr",
     "study_key",
+    "trial_id_column",
     "unit_transform",
 ]
 
@@ -61,16 +67,37 @@ def study_key(study: Study) -> tuple[object, int]:
     return study._storage, study._study_id
 
 
-def retry_arguments(max_retry: int) -> dict[str, Any]:
-    """Return the argument of ``RDBStorage`` that retries the trials of dead workers.
+def first_heartbeat(trial_row: Any) -> Any:
+    """Return the row that the first heartbeat makes of a trial in an ``RDBStorage``."""
+    from optuna.storages._rdb import models  # only with a database, because it loads SQLAlchemy
 
-    Optuna 4.9 renamed both the argument and the callback.
-    """
-    if hasattr(storages, "RetryHeartbeatStaleTrialCallback"):
-        return {
-            "heartbeat_stale_trial_callback": storages.RetryHeartbeatStaleTrialCallback(max_retry)
-        }
-    return {"failed_trial_callback": storages.RetryFailedTrialCallback(max_retry)}
+    return models.TrialHeartbeatModel(trial_id=trial_row.trial_id)
+
+
+def rdb_session(storage: RDBStorage) -> AbstractContextManager[Any]:
+    """Return a transaction of an ``RDBStorage`` that is committed at its end."""
+    from optuna.storages._rdb.storage import _create_scoped_session
+
+    return _create_scoped_session(storage.scoped_session)
+
+
+def fail_running_trial(session: Any, study_id: int, trial_id: int) -> bool:
+    """Fail a trial of an ``RDBStorage`` and lock its study; False if the trial does not run."""
+    from optuna.storages._rdb import models
+
+    models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+    running = session.query(models.TrialModel).filter(
+        models.TrialModel.trial_id == trial_id, models.TrialModel.state == TrialState.RUNNING
+    )
+    failed = {"state": TrialState.FAIL, "datetime_complete": datetime.now()}
+    return bool(running.update(failed, synchronize_session=False))
+
+
+def trial_id_column() -> Any:
+    """Return the column of an ``RDBStorage`` that holds the identifiers of the trials."""
+    from optuna.storages._rdb import models
+
+    return models.TrialModel.trial_id
 
 
 def unit_transform(search_space: dict[str, BaseDistribution]) -> _SearchSpaceTransform:

@@ -6,48 +6,30 @@ with heartbeats, and with errors that say what to do and never show a password.
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import time
 import warnings
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import exc
 from sqlalchemy.engine import URL
 
-from optuna_biotune import _compat
+from optuna_biotune.database_errors import Outage, Refusal, driver_message
 from optuna_biotune.database_url import DRIVERS, check_driver, parse_url, shown, with_driver
+from optuna_biotune.shared_storage import SharedStorage
 
 __all__ = ["make_storage"]
 
-_logger = logging.getLogger(__name__)
-
 _SQLITE_TIMEOUT = 60  # seconds that a writer waits for the file's lock
 _CONNECT_TIMEOUT = 10  # seconds
+_SILENCE = 120  # seconds without a sign of life after which a connection counts as cut
 _POOL_RECYCLE = 1800  # seconds; below the idle limits of servers and firewalls
 _GRACE_INTERVALS = 10
 _TABLE_CREATION_ATTEMPTS = 10
-
-
-class _SharedStorage(RDBStorage):
-    """An ``RDBStorage`` whose heartbeat outlives a database that is away for a moment."""
-
-    def record_heartbeat(self, trial_id: int) -> None:
-        """Record a heartbeat; if the database fails, warn and leave it to the next one.
-
-        Optuna's heartbeat thread ends at the first error. The trial would train on, and another
-        worker would take it for dead.
-        """
-        try:
-            super().record_heartbeat(trial_id)
-        except (StorageInternalError, exc.SQLAlchemyError) as error:
-            reason = _driver_message(error, self.engine.url)
-            _logger.warning("A heartbeat was not recorded (%s); trying again later.", reason)
 
 
 def make_storage(
@@ -66,8 +48,15 @@ def make_storage(
     ``grace_period`` seconds, by the database's clock, counts as dead: the next worker that asks
     for a trial fails it and enqueues it again. A worker that was only slow then cannot store its
     result, so keep the grace period well above any pause that a living worker can make (a
-    suspended machine, a database restart). With ``study.ask`` and ``study.tell`` there are no
-    heartbeats.
+    suspended machine). With ``study.ask`` and ``study.tell`` there are no heartbeats.
+
+    Faults: while the database is away (stopped, restarting, its connections cut), every operation
+    waits for it and is repeated, for up to 5 minutes, and nothing is stored twice; after that it
+    ends in one ``optuna.exceptions.StorageInternalError``. What waiting does not mend (a full
+    disk, a read-only file, a login refused) ends so at once. The study can then be resumed by
+    running it again. No trial counts as dead until a grace period after an outage. Killing a
+    worker at any moment leaves at most its running trial, which the next heartbeats find dead; a
+    trial that only ``study.ask`` has started stays RUNNING.
 
     SQLite: good for one machine. Threads and a few processes may share the file, which one of
     them at a time writes while the others wait for up to 60 seconds. Take PostgreSQL or MariaDB
@@ -122,7 +111,7 @@ def make_storage(
 def _heartbeat_arguments(
     heartbeat_interval: int | None, grace_period: int | None, max_retry: int
 ) -> dict[str, Any]:
-    """Check the heartbeat arguments and translate them to those of ``RDBStorage``."""
+    """Check the heartbeat arguments and fill in the default."""
     _check_integer("max_retry", max_retry, 0)
     if heartbeat_interval is None:
         if grace_period is not None:
@@ -130,15 +119,16 @@ def _heartbeat_arguments(
                 f"`grace_period` must be None without a `heartbeat_interval`, but got "
                 f"{grace_period!r}."
             )
-        return {}
+        return {"max_retry": max_retry}
     _check_integer("heartbeat_interval", heartbeat_interval, 1)
     if grace_period is None:
         grace_period = _GRACE_INTERVALS * heartbeat_interval
     _check_integer("grace_period", grace_period, 2 * heartbeat_interval)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        retry = _compat.retry_arguments(max_retry) if max_retry else {}
-    return {"heartbeat_interval": heartbeat_interval, "grace_period": grace_period, **retry}
+    return {
+        "heartbeat_interval": heartbeat_interval,
+        "grace_period": grace_period,
+        "max_retry": max_retry,
+    }
 
 
 def _check_integer(name: str, value: object, least: int) -> None:
@@ -178,8 +168,21 @@ def _engine_arguments(url: URL) -> dict[str, Any]:
     }
     if url.get_driver_name() not in {name for drivers in DRIVERS.values() for name, _ in drivers}:
         return pool
-    timeout = {} if "connect_timeout" in url.query else {"connect_timeout": _CONNECT_TIMEOUT}
-    return {**pool, "connect_args": timeout}
+    defaults = {"connect_timeout": _CONNECT_TIMEOUT, **_silence_arguments(url)}
+    given = {name: value for name, value in defaults.items() if name not in url.query}
+    return {**pool, "connect_args": given}
+
+
+def _silence_arguments(url: URL) -> dict[str, int]:
+    """Return the driver's arguments that end a connection whose other side went silent."""
+    if url.get_backend_name() == "mysql":
+        return {"read_timeout": _SILENCE, "write_timeout": _SILENCE}
+    return {
+        "keepalives_idle": _SILENCE // 2,
+        "keepalives_interval": _SILENCE // 8,
+        "keepalives_count": 4,
+        "tcp_user_timeout": 1000 * _SILENCE,  # milliseconds
+    }
 
 
 def _open(url: URL, heartbeat: dict[str, Any]) -> RDBStorage:
@@ -191,7 +194,7 @@ def _open(url: URL, heartbeat: dict[str, Any]) -> RDBStorage:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
-                return _SharedStorage(text, _engine_arguments(url), **heartbeat)
+                return SharedStorage(text, _engine_arguments(url), **heartbeat)
         except (StorageInternalError, exc.SQLAlchemyError) as error:
             if attempt == _TABLE_CREATION_ATTEMPTS or not _is_creation_race(error):
                 raise _connection_error(error, url) from None
@@ -213,29 +216,16 @@ def _check_writable(storage: RDBStorage, url: URL) -> None:
         with storage.engine.connect() as connection:
             connection.exec_driver_sql("UPDATE studies SET study_name = study_name WHERE 0")
             connection.rollback()
-    except exc.SQLAlchemyError as error:
+    except (Outage, Refusal, exc.SQLAlchemyError) as error:
         raise _connection_error(error, url) from None
 
 
 def _connection_error(error: BaseException, url: URL) -> OSError:
     """Describe a failure of the database without any part of the password."""
-    reason = _driver_message(error, url)
+    reason = driver_message(error, url)
     message = f"`url`: cannot use the database {shown(url)} ({reason})."
     if url.get_backend_name() != "sqlite":
         return ConnectionError(f"{message} Is the server running, and the URL right?")
     if "readonly" in reason or "unable to open" in reason:
         return PermissionError(f"{message} Is the file writable, and its directory, too?")
     return ConnectionError(message)
-
-
-def _driver_message(error: BaseException, url: URL) -> str:
-    """Return the driver's message, or only its type if it might show a password."""
-    cause = error if isinstance(error, exc.SQLAlchemyError) else error.__cause__ or error
-    origin = cause.orig if isinstance(cause, exc.DBAPIError) and cause.orig else cause
-    message = " ".join(str(origin).split()).rstrip(".")
-    secrets = [] if url.password is None else [str(url.password)]
-    for key, values in url.normalized_query.items():
-        secrets += values if "pass" in key.lower() else ()
-    if any(secret and (secret in message or quote(secret) in message) for secret in secrets):
-        return type(origin).__name__
-    return message
