@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 from optuna import Trial
 
@@ -15,6 +15,8 @@ TAG_KEY = "biotune"
 Role = Literal["initial", "adopted", "elite_plus", "elite_minus", "offspring", "fresh"]
 
 ELITE_ROLES: tuple[Role, Role] = ("elite_plus", "elite_minus")
+
+_N_PARENTS = {"elite_plus": 1, "elite_minus": 1, "offspring": 2}
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,29 @@ class Tag:
 
     @classmethod
     def from_attrs(cls, system_attrs: Mapping[str, Any]) -> Tag | None:
-        """Read the tag from a trial's system attributes; None if it has none that we know."""
+        """Read the tag from a trial's system attributes.
+
+        Returns:
+            None if there is no tag, or none that this version understands: other versions may
+            write others.
+        """
         attr = system_attrs.get(TAG_KEY)
-        if not isinstance(attr, dict) or attr.get("role") not in get_args(Role):
+        if not isinstance(attr, dict):
             return None
-        return cls(int(attr["generation"]), attr["role"], tuple(map(int, attr["parents"])))
+        generation, role, parents = (attr.get(key) for key in ("generation", "role", "parents"))
+        if not _is_role(role) or not _is_count(generation) or not isinstance(parents, list):
+            return None
+        if len(parents) != _N_PARENTS.get(role, 0) or not all(map(_is_count, parents)):
+            return None
+        return cls(generation, role, tuple(parents))
+
+
+def _is_role(value: object) -> TypeGuard[Role]:
+    return value in get_args(Role)
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def generation_of(trial: Trial) -> int:
