@@ -48,9 +48,10 @@ def pretrain(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
     network = build_network(n_classes=10)
     optimizer = torch.optim.Adam(network.parameters())
     for _ in range(20):
-        for batch in torch.randperm(len(labels)).split(64):
+        for batch in torch.split(torch.randperm(len(labels)), 64):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(network(images[batch]), labels[batch]).backward()
+            loss = nn.functional.cross_entropy(network(images[batch]), labels[batch])
+            torch.autograd.backward(loss)
             optimizer.step()
     return {k: v for k, v in network.state_dict().items() if not k.startswith("head")}
 
@@ -106,7 +107,9 @@ def main() -> None:
     for name, rate in best.learning_rates(1e-3).items():
         print(f"  {name:8}{f'{rate:.5f}' if rate else 'frozen'}")
 
-    print(f"\nAccuracy on {len(test)} test images, mean and deviation of {options.seeds} new seeds:")
+    print(
+        f"\nAccuracy on {len(test)} test images, mean and deviation of {options.seeds} new seeds:"
+    )
     final = fine_tuning(range(100, 100 + options.seeds))
     for title, plan in {"Linear probe": probe, "Full fine-tuning": full, "BioTune": best}.items():
         scores = final.refit(plan, test=test).metrics["accuracy"]

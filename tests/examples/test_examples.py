@@ -1,0 +1,137 @@
+"""Each example runs as its docstring says, in an empty directory, with smaller numbers."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from PIL import Image
+from torchvision import models
+
+from optuna_biotune import FineTuningPlan
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+ROW = re.compile(r"^  (Linear probe|Full fine-tuning|BioTune) +(0\.\d{3}|1\.000)", re.MULTILINE)
+
+
+def run_example(
+    name: str, *arguments: str | Path, directory: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *map(str, arguments)],
+        cwd=directory,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def test_quickstart_compares_three_plans_and_goes_on_where_it_ended(tmp_path: Path) -> None:
+    first = run_example("quickstart.py", "--trials", "3", "--seeds", "2", directory=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert [title for title, _ in ROW.findall(first.stdout)] == [
+        "Linear probe",
+        "Full fine-tuning",
+        "BioTune",
+    ]
+    assert "3/3" in first.stderr, "no progress bar"
+    assert "optuna-dashboard sqlite:///quickstart.db" in first.stdout
+
+    second = run_example("quickstart.py", "--trials", "4", "--seeds", "2", directory=tmp_path)
+    assert second.returncode == 0, second.stderr
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / 'quickstart.db'}")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 4
+    assert [trial.user_attrs["mask"] for trial in study.trials[:2]] == ["TTTTTT", "FFFFFT"]
+    best = FineTuningPlan.from_trial(study.best_trial)
+    shown = re.findall(r"^  (\w+) +(frozen|[\d.]+)$", second.stdout, re.MULTILINE)
+    assert [name for name, rate in shown if rate == "frozen"] == list(best.frozen)
+    assert [name for name, _ in shown] == list(best.names)
+
+
+def test_own_training_loop_searches_with_both_samplers(tmp_path: Path) -> None:
+    finished = run_example("own_training_loop.py", "--trials", "12", directory=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    found = dict(re.findall(r"^(\w+): validation accuracy ([\d.]+)", finished.stdout, re.MULTILINE))
+    assert list(found) == ["BioTune", "TPE"]
+    assert all(float(value) > 0.7 for value in found.values()), finished.stdout
+    assert len(re.findall("frozen|learning rate", finished.stdout)) == 2 * 4
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """Return a folder with twelve small images in each of two classes, dark and bright."""
+    rng = np.random.default_rng(0)
+    for name, brightness in (("bright", 160), ("dark", 0)):
+        folder = tmp_path / "images" / name
+        folder.mkdir(parents=True)
+        for index in range(12):
+            pixels = rng.integers(brightness, brightness + 90, (24, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{index}.png")
+    return tmp_path / "images"
+
+
+def test_pretrained_imagefolder_saves_the_plan_and_the_network_it_trained(
+    tmp_path: Path, image_folder: Path
+) -> None:
+    torch.manual_seed(0)
+    given = models.resnet18(weights=None).state_dict()
+    torch.save(given, tmp_path / "resnet18.pth")
+    options = ("--network", "resnet18", "--weights", tmp_path / "resnet18.pth")
+    small = ("--trials", "2", "--epochs", "1", "--seeds", "1", "--output", "out")
+    finished = run_example(
+        "pretrained_imagefolder.py", image_folder, *options, *small, directory=tmp_path
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "Accuracy on 5 test images" in finished.stdout
+    assert len(ROW.findall(finished.stdout)) == 3
+
+    plan = FineTuningPlan.from_json((tmp_path / "out" / "plan.json").read_text())
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / 'out' / 'study.db'}")
+    assert plan == FineTuningPlan.from_trial(study.best_trial)
+    assert len(study.trials) == 2
+    trained = torch.load(tmp_path / "out" / "model.pth", weights_only=True)
+    assert trained["fc.weight"].shape == (2, 512)
+    stem_is_frozen = plan.names[0] in plan.frozen
+    assert torch.equal(trained["conv1.weight"], given["conv1.weight"]) == stem_is_frozen
+
+
+def test_pretrained_imagefolder_refuses_weights_of_another_network(
+    tmp_path: Path, image_folder: Path
+) -> None:
+    torch.save(models.squeezenet1_1(weights=None).state_dict(), tmp_path / "other.pth")
+    options = ("--network", "resnet18", "--weights", tmp_path / "other.pth")
+    finished = run_example("pretrained_imagefolder.py", image_folder, *options, directory=tmp_path)
+    assert finished.returncode == 1
+    assert "The weights do not fit resnet18" in finished.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("network", ["resnet18", "timm:resnet18.a1_in1k"])
+def test_pretrained_imagefolder_says_at_once_how_to_do_without_a_download(
+    network: str, tmp_path: Path, image_folder: Path
+) -> None:
+    start = time.monotonic()
+    finished = run_example(
+        "pretrained_imagefolder.py",
+        image_folder,
+        "--network",
+        network,
+        directory=tmp_path,
+        # Nothing listens there, so this holds on machines with internet access, too.
+        https_proxy="http://127.0.0.1:9",
+        HTTPS_PROXY="http://127.0.0.1:9",
+        HF_HOME=str(tmp_path),
+        TORCH_HOME=str(tmp_path),
+    )
+    assert finished.returncode == 1
+    assert "--weights FILE" in finished.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in finished.stderr
+    assert time.monotonic() - start < 60
