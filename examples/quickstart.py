@@ -1,8 +1,9 @@
 """Adapt a small network to a new task from few labels: what to freeze, and how fast to train.
 
-A network that has learnt to read clean digits is to tell odd digits from even ones in noisy
-images. BioTune searches for the blocks to freeze and the learning rates of the others; its plan
-is compared on test images with the two usual ones. Offline, about a minute on two cores:
+A network that has learnt to read the digits 0 to 4 is to read 5 to 9, in noisy images, of which
+only a few are labelled. BioTune searches for the blocks to freeze and the learning rates of the
+others; its plan is compared on test images with the two usual ones. Offline, about a minute on two
+cores:
 
     python examples/quickstart.py
 
@@ -45,7 +46,7 @@ def build_network(n_classes: int) -> nn.Sequential:
 def pretrain(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Train a network on the source task and return the weights of all blocks but the head."""
     torch.manual_seed(0)
-    network = build_network(n_classes=10)
+    network = build_network(n_classes=5)
     optimizer = torch.optim.Adam(network.parameters())
     for _ in range(20):
         for batch in torch.split(torch.randperm(len(labels)), 64):
@@ -59,7 +60,7 @@ def pretrain(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
 def main() -> None:
     """Search, then compare the plans on the test images."""
     parser = argparse.ArgumentParser(description="Search for a fine-tuning plan on real digits.")
-    parser.add_argument("--trials", type=int, default=62, help="trials in all (default: 62)")
+    parser.add_argument("--trials", type=int, default=49, help="trials in all (default: 49)")
     parser.add_argument("--seeds", type=int, default=10, help="seeds of the test (default: 10)")
     options = parser.parse_args()
     torch.set_num_threads(1)  # The network is too small to gain from more.
@@ -69,17 +70,18 @@ def main() -> None:
     order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))
     images = torch.tensor(digits.images[order], dtype=torch.float32).unsqueeze(1) / 16
     labels = torch.tensor(digits.target[order])
-    pretrained = pretrain(images[:900], labels[:900])
+    source = labels < 5
+    pretrained = pretrain(images[source], labels[source])
 
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
-    target = images + 0.4 * noise
+    target, target_labels = (images + 0.4 * noise)[~source], labels[~source] - 5
     train, val, test = (
-        TensorDataset(target[part], labels[part] % 2)
-        for part in (slice(900, 960), slice(960, 1100), slice(1100, None))
+        TensorDataset(target[part], target_labels[part])
+        for part in (slice(0, 40), slice(40, 190), slice(190, None))
     )
 
     def build_model() -> nn.Module:
-        network = build_network(n_classes=2)
+        network = build_network(n_classes=5)
         network.load_state_dict(pretrained, strict=False)
         return network
 
