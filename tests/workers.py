@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalRedisBackend
-from optuna.study import StudyDirection
+from optuna.study import MaxTrialsCallback, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_biotune import BioTuneSampler, make_storage, suggest_plan
@@ -34,10 +35,16 @@ class StorageAddress:
 
     kind: str
     location: str
+    heartbeat_interval: int = 60
+    grace_period: int | None = None
 
     def open(self) -> BaseStorage:
         if self.kind == "rdb":
-            return make_storage(self.location)
+            return make_storage(
+                self.location,
+                heartbeat_interval=self.heartbeat_interval,
+                grace_period=self.grace_period,
+            )
         if self.kind == "journal_file":
             return JournalStorage(JournalFileBackend(self.location))
         if self.kind == "journal_redis":
@@ -51,10 +58,17 @@ def create_study(address: StorageAddress) -> optuna.Study:
 
 
 class RecordingSampler(BioTuneSampler):
-    """Remembers which trials it had read when it proposed the last individual."""
+    """Remembers its last proposal, and which trials it had read for that."""
 
+    proposed: int | None = None
     n_read = 0
     unfinished: tuple[int, ...] = ()
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        self.proposed = trial.number
+        return super().sample_relative(study, trial, search_space)
 
     def _breeder(self, *args: Any) -> Breeder:
         breeder = super()._breeder(*args)
@@ -67,9 +81,9 @@ def objective(trial: optuna.Trial) -> float:
     """Score a plan after a few milliseconds, and leave what the check needs to know."""
     plan = suggest_plan(trial, BLOCKS)
     trial.set_user_attr("sampled", time.time())
-    if isinstance(trial.study.sampler, RecordingSampler):
-        trial.set_user_attr("n_read", trial.study.sampler.n_read)
-        trial.set_user_attr("unfinished", trial.study.sampler.unfinished)
+    sampler = trial.study.sampler
+    if isinstance(sampler, RecordingSampler) and sampler.proposed == trial.number:
+        trial.set_user_attr("read", [sampler.n_read, sampler.unfinished])
     time.sleep(random.Random(trial.number).uniform(0.0, 0.02))
     value = 1.0 - sum(abs(m - 1.0) for m in plan.multipliers.values()) / 50.0
     trial.set_user_attr("ended", time.time())
@@ -95,6 +109,16 @@ def run_workers(address: StorageAddress, n_workers: int, n_trials: int) -> None:
     assert [worker.exitcode for worker in workers] == [0] * n_workers
 
 
+def work_until(address: StorageAddress, n_complete: int) -> None:
+    """Work until the study has a number of complete trials."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.load_study(
+        storage=address.open(), study_name=STUDY, sampler=RecordingSampler(seed=0)
+    )
+    enough = MaxTrialsCallback(n_complete, states=(TrialState.COMPLETE,))
+    study.optimize(objective, callbacks=[enough])
+
+
 def tag_of(trial: FrozenTrial) -> Tag:
     tag = Tag.from_attrs(trial.system_attrs)
     assert tag is not None, f"trial {trial.number} has no place in the evolution"
@@ -108,9 +132,10 @@ def regular_size(generation: int) -> int:
 def check_evolution(trials: Sequence[FrozenTrial], n_workers: int) -> None:
     """Check that the evolution is one that a single process could have run.
 
-    Generations are full and in order, with at most one extra trial for each further worker; no
-    place of an elite's pair is taken twice; no two individuals are the same; and every proposal
-    follows from the results that its worker had read.
+    Generations are full and in order, with at most one extra trial for each further worker and
+    for each trial that ran again because its worker was dead; no place of an elite's pair is taken
+    twice; no two individuals are the same; and every proposal follows from the results that its
+    worker had read.
     """
     finished = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     members: defaultdict[int, list[FrozenTrial]] = defaultdict(list)
@@ -120,7 +145,8 @@ def check_evolution(trials: Sequence[FrozenTrial], n_workers: int) -> None:
     assert sorted(members) == list(range(last + 1))
     for generation in range(last):
         size = len(members[generation])
-        assert regular_size(generation) <= size < regular_size(generation) + n_workers
+        n_retried = sum("retry_history" in t.system_attrs for t in members[generation])
+        assert regular_size(generation) <= size < regular_size(generation) + n_workers + n_retried
         started_next = min(t.user_attrs["sampled"] for t in members[generation + 1])
         ended = sum(t.user_attrs["ended"] <= started_next for t in members[generation])
         assert ended >= regular_size(generation), f"generation {generation + 1} began too early"
@@ -135,10 +161,10 @@ def check_evolution(trials: Sequence[FrozenTrial], n_workers: int) -> None:
 
 def _check_proposals(trials: Sequence[FrozenTrial], finished: Sequence[FrozenTrial]) -> None:
     """Check that what a worker had read explains what it proposed."""
-    sampled = [t for t in finished if "n_read" in t.user_attrs]
+    sampled = [t for t in finished if "read" in t.user_attrs]
     for trial in random.Random(0).sample(sampled, min(len(sampled), 100)):
-        unfinished = set(trial.user_attrs["unfinished"])
-        known = set(range(trial.user_attrs["n_read"])) - unfinished
+        n_read, unfinished = trial.user_attrs["read"]
+        known = set(range(n_read)).difference(unfinished)
         state = _state(trials, known)
         assert _explains(state, tag_of(trial)), f"trial {trial.number} does not follow from {state}"
 
