@@ -156,6 +156,8 @@ class Breeder:
         genes = self._genotype(number)[0]
         if tag is None or not tag.parents or weight < _LEAST_MEMORY:
             return np.zeros_like(genes)
+        if max(tag.parents) >= len(self.trials):  # copied from another study
+            return np.zeros_like(genes)
         origin = np.mean([self._genotype(parent)[0] for parent in tag.parents], axis=0)
         inherited = self._mean_memory(tag.parents, weight * self.momentum)
         memory: FloatArray = genes - origin + self.momentum * inherited
