@@ -115,14 +115,21 @@ class Encoding:
         """
         threshold = params.get(THRESHOLD_NAME)
         if self.layout.threshold is None or threshold is None:
-            return tuple(params.get(name) for name in self._search_space)
+            return tuple(self._expressed(name, params) for name in self._search_space)
         names = list(self._numeric)
         importance = {names[index] for index in self.layout.importance}
         return tuple(
-            None if name in importance and params.get(name, 0.0) <= threshold else params.get(name)
+            None
+            if name in importance and params.get(name, 0.0) <= threshold
+            else self._expressed(name, params)
             for name in self._search_space
             if name != THRESHOLD_NAME
         )
+
+    def _expressed(self, name: str, params: Mapping[str, Any]) -> Any:
+        value = params.get(name)
+        # A choice may be a list, which cannot be a key.
+        return repr(value) if name in self._categorical else value
 
 
 def _layout(numeric: Mapping[str, BaseDistribution]) -> GeneLayout:

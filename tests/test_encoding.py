@@ -112,3 +112,10 @@ def test_the_empty_space_has_the_empty_individual() -> None:
     encoding = Encoding({})
     assert encoding.is_empty
     assert encoding.decode(*encoding.random(np.random.default_rng(0))) == {}
+
+
+def test_choices_may_be_lists() -> None:
+    space = {"sizes": CategoricalDistribution([[1], [2]])}  # type: ignore[list-item]
+    encoding = Encoding(space)
+    phenotypes = {encoding.phenotype({"sizes": sizes}) for sizes in ([1], [2], [1])}
+    assert len(phenotypes) == 2
