@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,7 @@ class Breeder:
     elite_step: float
     momentum: float
     pair_seed: int
+    _memories: dict[tuple[int, float], FloatArray] = field(default_factory=dict, repr=False)
 
     def propose(self, rng: np.random.Generator) -> Proposal:
         """Propose what the open generation needs next: random ones, then halves, then offspring."""
@@ -142,7 +143,11 @@ class Breeder:
         return self.momentum * self._mean_memory(parents, self.momentum)
 
     def _mean_memory(self, numbers: Sequence[int], weight: float) -> FloatArray:
-        memories = [self._memory(number, weight) for number in numbers]
+        for number in numbers:
+            # A pedigree reaches the same ancestors along ever more ways.
+            if (number, weight) not in self._memories:
+                self._memories[number, weight] = self._memory(number, weight)
+        memories = [self._memories[number, weight] for number in numbers]
         mean: FloatArray = np.mean(memories, axis=0)
         return mean
 
