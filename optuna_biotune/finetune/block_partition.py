@@ -275,11 +275,15 @@ class BlockPartition:
             if name not in active:
                 module.training = False
 
-    def frozen_state(self, plan: FineTuningPlan) -> dict[str, torch.Tensor]:
+    def frozen_state(
+        self, plan: FineTuningPlan, known: Mapping[str, torch.Tensor] | None = None
+    ) -> dict[str, torch.Tensor]:
         """Return copies of everything that a plan must leave as it is.
 
         Args:
             plan: The plan, for the blocks of this partition.
+            known: Tensors by name that nobody changes, such as those of another network with the
+                same pre-trained body. One that has the same bits stands for a copy.
 
         Returns:
             Name to a copy of each parameter that does not train and each buffer of a module held
@@ -297,7 +301,7 @@ class BlockPartition:
             if name not in active:
                 for buffer, tensor in module.named_buffers(prefix=name, recurse=False):
                     frozen[buffer] = tensor
-        return {name: tensor.detach().clone() for name, tensor in frozen.items()}
+        return {name: _stand_in(tensor, (known or {}).get(name)) for name, tensor in frozen.items()}
 
     def check_frozen(self, before: Mapping[str, torch.Tensor]) -> None:
         """Check that frozen parameters and buffers have not changed by a single bit.
@@ -313,7 +317,7 @@ class BlockPartition:
         changed = [
             name
             for name, old in before.items()
-            if name not in now or not _same_bits(old, now[name].detach())
+            if name not in now or not same_bits(old, now[name].detach())
         ]
         if changed:
             raise RuntimeError(
@@ -380,7 +384,14 @@ class BlockPartition:
         return active
 
 
-def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+def _stand_in(tensor: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
+    """Return a tensor known to have the same bits in other memory, or else a copy."""
+    if known is not None and known.data_ptr() != tensor.data_ptr() and same_bits(tensor, known):
+        return known
+    return tensor.detach().clone()
+
+
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Tell whether two tensors hold the same bits; NaN equals NaN."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -84,6 +84,27 @@ def choose_data_device(n_bytes: int, device: torch.device) -> torch.device:
     return device
 
 
+def default_cache_bytes(device: torch.device) -> int:
+    """Return a quarter of the memory that is free, of the device or of the machine.
+
+    Args:
+        device: Where the networks run.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] // 4)
+    return available_memory() // 4
+
+
+def available_memory() -> int:
+    """Return how many bytes of main memory new data can take; 4 GiB if that is not known."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return 4 * 2**30
+
+
 def free_memory(device: torch.device) -> None:
     """Give memory that is no longer used back to the device.
 
@@ -93,6 +114,26 @@ def free_memory(device: torch.device) -> None:
     if device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.empty_cache()
+
+
+def random_state(cuda: Sequence[torch.device] = ()) -> tuple[Any, ...]:
+    """Return the state of torch's, NumPy's and Python's global generators.
+
+    Args:
+        cuda: CUDA devices whose generators are read, too.
+    """
+    on_cuda = [torch.cuda.get_rng_state(device) for device in cuda]
+    return torch.get_rng_state(), on_cuda, np.random.get_state(), random.getstate()
+
+
+def same_random_state(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    """Tell whether two states of the generators are the same: nothing was drawn in between."""
+    tensors = zip([one[0], *one[1]], [other[0], *other[1]], strict=True)
+    return (
+        all(torch.equal(first, second) for first, second in tensors)
+        and all(map(np.array_equal, one[2], other[2]))
+        and bool(one[3] == other[3])
+    )
 
 
 class RandomStream:
@@ -119,8 +160,7 @@ class RandomStream:
 
     def _read(self) -> tuple[Any, ...]:
         """Return the state of all generators."""
-        cuda = [torch.cuda.get_rng_state(device) for device in self._cuda]
-        return torch.get_rng_state(), cuda, np.random.get_state(), random.getstate()
+        return random_state(self._cuda)
 
     def _write(self, state: tuple[Any, ...]) -> None:
         """Set the state of all generators."""

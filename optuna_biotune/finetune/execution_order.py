@@ -131,7 +131,7 @@ def _record(model: nn.Module, batch: torch.Tensor) -> dict[str, int]:
         for name, module in model.named_modules(remove_duplicate=False)
     ]
     try:
-        with _left_as_found(model), torch.no_grad(), _FirstUses(parameter_names, report):
+        with left_as_found(model), torch.no_grad(), _FirstUses(parameter_names, report):
             model.eval()
             model(batch)
     finally:
@@ -141,7 +141,7 @@ def _record(model: nn.Module, batch: torch.Tensor) -> dict[str, int]:
 
 
 @contextmanager
-def _left_as_found(model: nn.Module) -> Iterator[None]:
+def left_as_found(model: nn.Module) -> Iterator[None]:
     """Put training flags, buffers and PyTorch's random states back at the end."""
     training = [(module, module.training) for module in model.modules()]
     buffers = [

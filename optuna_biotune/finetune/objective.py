@@ -18,12 +18,14 @@ from optuna_biotune.finetune.data import ImageDataset, LabelledImages, load_imag
 from optuna_biotune.finetune.device import (
     PRECISIONS,
     choose_data_device,
+    default_cache_bytes,
     free_memory,
     resolve_device,
     resolve_precision,
 )
 from optuna_biotune.finetune.metrics import worst_value
 from optuna_biotune.finetune.outcome import TrialOutcome
+from optuna_biotune.finetune.prefix import PrefixSharing
 from optuna_biotune.finetune.refit import RefitResult, plan_to_refit, refit_plan
 from optuna_biotune.finetune.splits import Fold, load_training_data, stratified_folds
 from optuna_biotune.finetune.template import build_template, check_outputs
@@ -68,6 +70,10 @@ class FineTuningObjective:
       CPU the same plan gives the same value to the last bit.
     - Frozen blocks are held in evaluation mode. After training, their parameters and buffers are
       checked to be bit-identical, else RuntimeError.
+    - Blocks that a plan freezes at the input side compute the same in every epoch, seed and trial:
+      without augmentation it is computed once for each image and kept, up to ``cache_bytes``. That
+      changes no result: the frozen part always runs in whole batches. A network that cannot be cut
+      there with certainty is trained whole, which the log says once.
     - A last batch of one image joins the batch before it: BatchNorm cannot normalise over one.
     - Out of memory, a step is computed again in parts of half the size, down to single images
       (pairs, if BatchNorm trains). The gradients are those of the whole batch, except that
@@ -121,6 +127,8 @@ class FineTuningObjective:
             own settings.
         augment: Applied in training to each batch, float [N, C, H, W] on the device, such as a
             transform of torchvision v2. None: no augmentation.
+        cache_bytes: Most memory, in bytes, for what frozen first blocks compute, see above. None:
+            a quarter of the memory that is free on the device. 0: nothing is kept.
 
     Raises:
         TypeError: If an argument or an item of the data is of the wrong kind.
@@ -148,6 +156,7 @@ class FineTuningObjective:
         device: str | torch.device = "auto",
         precision: str = "auto",
         augment: Callable[[Tensor], Tensor] | None = None,
+        cache_bytes: int | None = None,
     ) -> None:
         if isinstance(model, nn.Module):
             raise TypeError(
@@ -161,6 +170,8 @@ class FineTuningObjective:
         check_choice("precision", precision, PRECISIONS)
         lr = check_learning_rate("lr", lr)
         epochs, patience = check_count("epochs", epochs), check_count("patience", patience)
+        if cache_bytes is not None:
+            cache_bytes = check_count("cache_bytes", cache_bytes, least=0)
         folds, batch_size = check_count("folds", folds), check_count("batch_size", batch_size)
         self._seeds = check_seeds(seeds)
         resolved = resolve_device(device)
@@ -173,6 +184,14 @@ class FineTuningObjective:
             model, blocks, data, self._seeds[0], resolved, precision
         )
         self._data = data.to(choose_data_device(data.n_bytes, resolved))
+        sharing = PrefixSharing(
+            template,
+            resolved,
+            precision,
+            batch_size,
+            self._data.images[:2],
+            default_cache_bytes(resolved) if cache_bytes is None else cache_bytes,
+        )
         self._settings = TrainingSettings(
             build_model=model,
             template=template,
@@ -184,6 +203,8 @@ class FineTuningObjective:
             device=resolved,
             precision=precision,
             augment=augment,
+            # Augmented images are never the same again.
+            sharing=None if augment is not None else sharing,
         )
 
     @property

@@ -28,7 +28,7 @@ def build_template(
         blocks: The blocks as :func:`partition_blocks` takes them; None finds them.
         data: The images and labels that the network must be able to take.
         seed: Seed to build it under; the caller's random states are put back.
-        device: Where to run it; it is moved to the CPU afterwards.
+        device: Where to run it; it stays there.
         precision: ``"fp32"`` or ``"bf16"``.
 
     Returns:
@@ -58,7 +58,6 @@ def build_template(
     n_outputs = main_logits(output).shape[1]
     check_outputs(n_outputs, data.labels, "train")
     template = partition_blocks(model, blocks, example)
-    model.to("cpu")
     return template, n_outputs
 
 

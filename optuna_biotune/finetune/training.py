@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from optuna_biotune.finetune.gradients import (
 )
 from optuna_biotune.finetune.metrics import compute_metric
 from optuna_biotune.finetune.partition import BlockPartition
+from optuna_biotune.finetune.prefix import FrozenPrefix, PrefixSharing
 from optuna_biotune.finetune.splits import Fold, batches
 from optuna_biotune.genotype import FineTuningPlan
 
@@ -45,6 +47,7 @@ class TrainingSettings:
         precision: ``"fp32"`` or ``"bf16"``.
         augment: Changes a batch of training images, float [N, C, H, W] on the device; None for
             none.
+        sharing: Lets networks keep what their frozen first blocks compute; None does not.
     """
 
     build_model: Callable[[], nn.Module]
@@ -57,6 +60,7 @@ class TrainingSettings:
     device: torch.device
     precision: str
     augment: Callable[[Tensor], Tensor] | None
+    sharing: PrefixSharing | None = None
 
 
 class SeedRun:
@@ -97,7 +101,12 @@ class SeedRun:
             self.model.to(memory_format=torch.channels_last)
         self._blocks = settings.template.for_model(self.model)
         groups = self._blocks.param_groups(plan, settings.lr)
-        self._frozen_state = self._blocks.frozen_state(plan)
+        known = _state(settings.template.model)
+        self._frozen_state = self._blocks.frozen_state(plan, known)
+        self._prefix: FrozenPrefix | None = None
+        if settings.sharing is not None:
+            shared = {n for n, tensor in self._frozen_state.items() if tensor is known.get(n)}
+            self._prefix = settings.sharing.prefix(self.model, plan, shared)
         self._optimizer = torch.optim.Adam(groups, lr=settings.lr, fused=on_cuda)
         self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
             self._optimizer, T_max=settings.epochs
@@ -120,6 +129,8 @@ class SeedRun:
                 at every 32 steps.
             torch.OutOfMemoryError: If the memory does not suffice even for single images.
         """
+        if self._prefix is not None:
+            self._prefix.prepare(data, indices)
         self._blocks.train(self._plan)
         interval = _STEPS_BETWEEN_LOSS_CHECKS.get(self._settings.device.type, 1)
         order = indices[torch.randperm(len(indices), generator=self._order)]
@@ -160,6 +171,8 @@ class SeedRun:
             data: The images.
             indices: The items, int64 [m].
         """
+        if self._prefix is not None:
+            self._prefix.prepare(data, indices)
         self.model.eval()
         indices = indices.to(data.images.device)
         while True:
@@ -167,7 +180,7 @@ class SeedRun:
                 with torch.no_grad():
                     return torch.cat(
                         [
-                            self._forward(self._fetch(data, batch)[0]).float()
+                            self._forward(self._fetch(data, batch)[0], False).float()
                             for batch in torch.split(indices, self._micro_batch)
                         ]
                     )
@@ -185,16 +198,21 @@ class SeedRun:
         self._blocks.check_frozen(self._frozen_state)
 
     def _fetch(self, data: LabelledImages, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images and labels at indices on the data's device, on the network's device."""
-        device = self._settings.device
-        images = data.images[batch].to(device, non_blocking=True)
-        if device.type == "cuda" and images.ndim == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
-        return images, data.labels[batch].to(device, non_blocking=True)
+        """Return what the network trains on, and labels, at indices on the data's device.
 
-    def _forward(self, inputs: Tensor) -> Tensor:
+        That are images, or what the frozen first part of the network makes of them.
+        """
+        device = self._settings.device
+        labels = data.labels[batch].to(device, non_blocking=True)
+        if self._prefix is not None:
+            return self._prefix.take(data, batch), labels
+        return data.take(batch, device), labels
+
+    def _forward(self, inputs: Tensor, training: bool) -> Tensor:
         """Return the logits [N, C] of the main head, in the chosen precision."""
         with autocast(self._settings.device, self._settings.precision):
+            if self._prefix is not None:
+                return main_logits(self._prefix.rest(inputs, training))
             return main_logits(self.model(inputs))
 
     def _step(self, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -206,7 +224,8 @@ class SeedRun:
             parts = min(parts, max(1, len(labels) // smallest))
             try:
                 self._optimizer.zero_grad(set_to_none=True)
-                loss = accumulate_gradients(self._forward, inputs, labels, parts)
+                forward = partial(self._forward, training=True)
+                loss = accumulate_gradients(forward, inputs, labels, parts)
                 break
             except torch.OutOfMemoryError:
                 if parts >= len(labels) // smallest:
@@ -220,6 +239,8 @@ class SeedRun:
         """Halve the items that are computed at once, of ``n_items`` at most, and free memory."""
         self._micro_batch = max(1, min(self._micro_batch, n_items) // 2)
         self._optimizer.zero_grad(set_to_none=True)
+        if self._settings.sharing is not None:
+            self._settings.sharing.cache.drop_unused()
         free_memory(self._settings.device)
 
     def _check_losses(self, losses: list[Tensor]) -> None:
@@ -245,6 +266,13 @@ class SeedRun:
         if 0 < len(broken) < len(trainable):
             return broken
         return [max(trainable, key=self._plan.multipliers.__getitem__)]
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """Return a network's parameters and buffers by all their names."""
+    state: dict[str, Tensor] = dict(model.named_buffers(remove_duplicate=False))
+    state.update(model.named_parameters(remove_duplicate=False))
+    return state
 
 
 def _check_is_new(model: nn.Module, other: nn.Module) -> None:

@@ -18,20 +18,21 @@ COSTS = ("trainable_params", "seconds")
 """What a trial can return beside its metric; of each, less is better."""
 
 
-def check_count(name: str, value: Any) -> int:
-    """Return a whole number of at least 1.
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """Return a whole number that is not too small.
 
     Args:
         name: Name of the argument.
         value: What was given.
+        least: The least that is allowed.
 
     Raises:
         TypeError: If it is not an integer.
-        ValueError: If it is below 1.
+        ValueError: If it is below ``least``.
     """
     number = _integer(name, value, "an integer")
-    if number < 1:
-        raise ValueError(f"`{name}` must be at least 1, but got {number}.")
+    if number < least:
+        raise ValueError(f"`{name}` must be at least {least}, but got {number}.")
     return number
 
 
