@@ -214,25 +214,34 @@ class EvolutionHistory:
         self._unfinished: dict[int, Tag | None] = {}
         self._failures: Counter[Tag] = Counter()
         self._members: defaultdict[int, list[Individual]] = defaultdict(list)
+        self._latest_generation = 0
         self._populations: list[list[Individual]] = [[]]
 
     def update(self, trials: Sequence[FrozenTrial]) -> None:
         """Take in all trials of the study, in the order of their numbers."""
-        numbers = [*self._unfinished, *range(self._n_read, len(trials))]
+        unread = self.unread(trials)
         self._n_read = len(trials)
-        for number in numbers:
-            trial = trials[number]
+        for trial in unread:
             if not trial.state.is_finished():
-                self._unfinished[number] = Tag.from_attrs(trial.system_attrs)
+                self._unfinished[trial.number] = Tag.from_attrs(trial.system_attrs)
                 continue
-            self._unfinished.pop(number, None)
+            self._unfinished.pop(trial.number, None)
             if trial.state == TrialState.FAIL:
                 self._take_in_failure(trial)
             else:
                 self._take_in(individual(trial, self._directions))
 
+    def unread(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Return those of all trials that were unfinished or missing at the last update.
+
+        Only these can have changed since.
+        """
+        numbers = [*self._unfinished, *range(self._n_read, len(trials))]
+        return [trials[number] for number in numbers]
+
     def _take_in(self, one: Individual) -> None:
         self._members[one.tag.generation].append(one)
+        self._latest_generation = max(self._latest_generation, one.tag.generation)
         # Populations that this result could change are selected again on demand.
         del self._populations[one.tag.generation + 1 :]
 
@@ -263,7 +272,7 @@ class EvolutionHistory:
         return sorted(self._members.get(generation, []), key=lambda one: one.number)
 
     def _open_generation(self) -> int:
-        latest = max((g for g, members in self._members.items() if members), default=0)
+        latest = self._latest_generation
         regular = self._population_size + (self._elite_size if latest > 0 else 0)
         return latest + 1 if len(self._members[latest]) >= regular else latest
 

@@ -12,14 +12,13 @@ import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_biotune import _compat
 from optuna_biotune.breeding import Breeder
 from optuna_biotune.encoding import Encoding
-from optuna_biotune.generations import EvolutionHistory, EvolutionState
 from optuna_biotune.genotype import IMPORTANCE_PREFIX
+from optuna_biotune.study_reader import StudyReader
 from optuna_biotune.tags import TAG_KEY, Tag
 
 
@@ -102,7 +101,7 @@ class BioTuneSampler(BaseSampler):
         self._seed = seed
         self._entropy: int | None = seed
         self._n_reseeds = 0
-        self._reader: _StudyReader | None = None
+        self._reader: StudyReader | None = None
         # Threads of one `optimize(n_jobs=...)` share this object.
         self._lock = threading.Lock()
 
@@ -150,8 +149,9 @@ class BioTuneSampler(BaseSampler):
     ) -> dict[str, BaseDistribution]:
         """Return the given search space joined with what complete trials have in common."""
         with self._lock:
-            learnt = self._reader_of(study).search_space.calculate(study, use_cache=True)
-        space = {**self._given_search_space, **learnt}
+            reader = self._reader_of(study)
+            reader.read(study, trial.number)
+            space = {**self._given_search_space, **reader.search_space}
         return {name: space[name] for name in sorted(space) if not space[name].single()}
 
     def sample_relative(
@@ -159,10 +159,10 @@ class BioTuneSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Propose the trial's individual, and tag the trial with its place in the evolution."""
         with self._lock:
-            breeder = self._breeder(study, search_space)
+            breeder = self._breeder(study, trial, search_space)
             tag, params = breeder.propose(self._generator(trial.number))
             _write_tag(study, trial, tag)
-            if tag.is_half and _is_taken(study, trial, tag):
+            if tag.is_half and self._is_taken(study, trial, tag):
                 tag, params = breeder.offspring(self._generator(trial.number))
                 _write_tag(study, trial, tag)
         return params
@@ -200,73 +200,48 @@ class BioTuneSampler(BaseSampler):
         if state != TrialState.FAIL and TAG_KEY not in trial.system_attrs:
             _write_tag(study, trial, Tag(0, "adopted"))
 
-    def _reader_of(self, study: Study) -> _StudyReader:
+    def _reader_of(self, study: Study) -> StudyReader:
         if self._reader is None or not self._reader.reads(study):
-            self._reader = _StudyReader(study, self._population_size, self._elite_size)
+            self._reader = StudyReader(study, self._population_size, self._elite_size)
         return self._reader
 
-    def _breeder(self, study: Study, search_space: dict[str, BaseDistribution]) -> Breeder:
+    def _breeder(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> Breeder:
         reader = self._reader_of(study)
-        trials = _compat.get_trials(study, fresh=True)
+        # Reading takes longest. What the search space was just learnt from is recent enough,
+        # unless another thread has read or proposed since.
+        if reader.read_for != trial.number:
+            reader.read(study, trial.number)
+        reader.read_for = None
         encoding = Encoding(search_space)
         return Breeder(
-            state=reader.state(trials),
-            trials=trials,
+            state=reader.state(),
+            trials=reader.trials,
             encoding=encoding,
-            known=reader.phenotypes(trials, search_space, encoding),
+            known=reader.phenotypes(search_space, encoding),
             elite_step=self._elite_step,
             momentum=self._momentum,
             pair_seed=0 if self._seed is None else self._seed,
+        )
+
+    def _is_taken(self, study: Study, trial: FrozenTrial, tag: Tag) -> bool:
+        """Tell whether another trial has taken the same place since the state was read.
+
+        Of two workers that take a place at the same moment, both have written their tags before
+        they read, so at least one of them sees the other and leaves the place.
+        """
+        return any(
+            other.number != trial.number
+            and other.state != TrialState.FAIL
+            and Tag.from_attrs(other.system_attrs) == tag
+            for other in self._reader_of(study).changed(study)
         )
 
     def _generator(self, *key: int) -> np.random.Generator:
         if self._entropy is None:
             self._entropy = secrets.randbits(64)
         return np.random.default_rng([self._entropy, self._n_reseeds, *key])
-
-
-class _StudyReader:
-    """What a sampler remembers of the study that it samples for; all of it can be read again."""
-
-    def __init__(self, study: Study, population_size: int, elite_size: int) -> None:
-        self._storage, self._study_id = _compat.study_key(study)
-        self.search_space = IntersectionSearchSpace()
-        self._history = EvolutionHistory(
-            population_size=population_size,
-            elite_size=elite_size,
-            directions=study.directions,
-        )
-        self._phenotype_space: dict[str, BaseDistribution] = {}
-        self._phenotypes: dict[tuple[Any, ...], int] = {}
-        self._n_phenotypes_read = 0
-
-    def reads(self, study: Study) -> bool:
-        storage, study_id = _compat.study_key(study)
-        return storage is self._storage and study_id == self._study_id
-
-    def state(self, trials: Sequence[FrozenTrial]) -> EvolutionState:
-        self._history.update(trials)
-        return self._history.state()
-
-    def phenotypes(
-        self,
-        trials: Sequence[FrozenTrial],
-        search_space: dict[str, BaseDistribution],
-        encoding: Encoding,
-    ) -> dict[tuple[Any, ...], int]:
-        """Return all phenotypes that are known, each with the first trial that has it."""
-        if search_space != self._phenotype_space:
-            self._phenotype_space = search_space
-            self._phenotypes = {}
-            self._n_phenotypes_read = 0
-        # Unfinished trials may still lack parameters: they and all after them are read again.
-        contiguous = True
-        for trial in trials[self._n_phenotypes_read :]:
-            contiguous = contiguous and trial.state.is_finished()
-            self._n_phenotypes_read += contiguous
-            if trial.state != TrialState.FAIL and search_space.keys() <= trial.params.keys():
-                self._phenotypes.setdefault(encoding.phenotype(trial.params), trial.number)
-        return self._phenotypes
 
 
 def _checked_search_space(
@@ -290,17 +265,3 @@ def _checked_search_space(
 
 def _write_tag(study: Study, trial: FrozenTrial, tag: Tag) -> None:
     _compat.set_trial_system_attr(study, trial, TAG_KEY, tag.to_attr())
-
-
-def _is_taken(study: Study, trial: FrozenTrial, tag: Tag) -> bool:
-    """Tell whether another trial has taken the same place since the state was read.
-
-    Of two workers that take a place at the same moment, both have written their tags before they
-    read, so at least one of them sees the other and leaves the place.
-    """
-    return any(
-        other.number != trial.number
-        and other.state != TrialState.FAIL
-        and Tag.from_attrs(other.system_attrs) == tag
-        for other in _compat.get_trials(study, fresh=True)
-    )

@@ -1,0 +1,96 @@
+"""What a sampler has read of the study that it samples for, kept up to date at little cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from optuna_biotune import _compat
+from optuna_biotune.encoding import Encoding
+from optuna_biotune.generations import EvolutionHistory, EvolutionState
+
+
+class StudyReader:
+    """Reads one study again and again; what it costs depends only on what is new.
+
+    Nothing here is lost when it is forgotten: all of it can be read again.
+
+    Args:
+        study: The study.
+        population_size: Individuals in a population, ``N_p``.
+        elite_size: Elites, ``N_e``.
+
+    Attributes:
+        trials: All trials by number, as of the last :meth:`read`; they must not be changed.
+        search_space: What all complete trials have in common: parameters by name that each of
+            them has with the same distribution.
+        read_for: Number of the trial that the last read was for; None if it is out of date.
+    """
+
+    def __init__(self, study: Study, population_size: int, elite_size: int) -> None:
+        self._storage, self._study_id = _compat.study_key(study)
+        self.trials: Sequence[FrozenTrial] = ()
+        self.search_space: dict[str, BaseDistribution] = {}
+        self.read_for: int | None = None
+        self._has_complete_trials = False
+        self._history = EvolutionHistory(
+            population_size=population_size,
+            elite_size=elite_size,
+            directions=study.directions,
+        )
+        self._phenotype_space: dict[str, BaseDistribution] = {}
+        self._phenotypes: dict[tuple[Any, ...], int] = {}
+        self._n_phenotypes_read = 0
+
+    def reads(self, study: Study) -> bool:
+        """Tell whether this is the study that the reader reads."""
+        storage, study_id = _compat.study_key(study)
+        return storage is self._storage and study_id == self._study_id
+
+    def read(self, study: Study, number: int) -> None:
+        """Read all trials from the storage, for the trial of this number."""
+        self.trials = _compat.get_trials(study, fresh=True)
+        for trial in self._history.unread(self.trials):
+            if trial.state == TrialState.COMPLETE:
+                self._intersect_search_space(trial.distributions)
+        self._history.update(self.trials)
+        self.read_for = number
+
+    def changed(self, study: Study) -> list[FrozenTrial]:
+        """Return, as they are now, the trials that were unfinished or missing at the last read."""
+        return self._history.unread(_compat.get_trials(study, fresh=True))
+
+    def state(self) -> EvolutionState:
+        """Return where the evolution stands."""
+        return self._history.state()
+
+    def phenotypes(
+        self, search_space: dict[str, BaseDistribution], encoding: Encoding
+    ) -> dict[tuple[Any, ...], int]:
+        """Return all phenotypes that are known, each with the first trial that has it."""
+        if search_space != self._phenotype_space:
+            self._phenotype_space = search_space
+            self._phenotypes = {}
+            self._n_phenotypes_read = 0
+        # Unfinished trials may still lack parameters: they and all after them are read again.
+        contiguous = True
+        for trial in self.trials[self._n_phenotypes_read :]:
+            contiguous = contiguous and trial.state.is_finished()
+            self._n_phenotypes_read += contiguous
+            if trial.state != TrialState.FAIL and search_space.keys() <= trial.params.keys():
+                self._phenotypes.setdefault(encoding.phenotype(trial.params), trial.number)
+        return self._phenotypes
+
+    def _intersect_search_space(self, distributions: dict[str, BaseDistribution]) -> None:
+        if not self._has_complete_trials:
+            self.search_space = dict(distributions)
+        self._has_complete_trials = True
+        self.search_space = {
+            name: distribution
+            for name, distribution in self.search_space.items()
+            if distributions.get(name) == distribution
+        }
