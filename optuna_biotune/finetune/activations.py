@@ -82,8 +82,23 @@ class ActivationCache:
         """Memory in use, in bytes."""
         return sum(entry.n_bytes for entry in self._entries.values())
 
-    def get(self, key: Hashable, n_rows: int, sample: Tensor, user: object) -> Activations | None:
-        """Return the activations of a key, new ones if there are none.
+    def find(self, key: Hashable, user: object) -> Activations | None:
+        """Return the activations of a key; None if there are none.
+
+        Args:
+            key: All that decides the values.
+            user: Who uses them; they stay until it is deleted.
+        """
+        entry = self._entries.get(key)
+        if entry is not None:
+            self._entries.move_to_end(key)
+            entry.users.add(user)
+        return entry
+
+    def create(
+        self, key: Hashable, n_rows: int, sample: Tensor, user: object
+    ) -> Activations | None:
+        """Make room for activations, of which no value is known yet.
 
         Args:
             key: All that decides the values.
@@ -94,15 +109,10 @@ class ActivationCache:
         Returns:
             The activations; None if they do not fit beside those in use.
         """
-        entry = self._entries.get(key)
-        if entry is None:
-            wanted = n_rows * (sample.nbytes // len(sample))
-            if not self._make_room(wanted):
-                return None
-            entry = self._entries[key] = Activations(n_rows, sample)
-        self._entries.move_to_end(key)
-        entry.users.add(user)
-        return entry
+        if not self._make_room(n_rows * (sample.nbytes // len(sample))):
+            return None
+        self._entries[key] = Activations(n_rows, sample)
+        return self.find(key, user)
 
     def drop_unused(self) -> None:
         """Drop all activations that nobody uses."""

@@ -229,10 +229,15 @@ class FrozenPrefix:
     def _activations(self, data: LabelledImages, indices: Tensor) -> Activations | None:
         """Return where values are kept; None if they would take too much memory."""
         sharing = self._sharing
-        sample = self._compute(data, indices[:1])
+        if sharing.cache.limit == 0:
+            return None
         key = (data.key, self._weights, self._split.cut, _matrix_precision())
-        kept = sharing.cache.get(key, len(data), sample, self)
-        if kept is None and sharing.cache.limit > 0:
+        kept = sharing.cache.find(key, self)
+        if kept is not None:
+            return kept
+        sample = self._compute(data, indices[:1])
+        kept = sharing.cache.create(key, len(data), sample, self)
+        if kept is None:
             sharing.announce(
                 f"What frozen blocks compute takes {len(data) * sample.nbytes / 2**20:.0f} MiB "
                 "for some plans, more than `cache_bytes` leaves: it is computed again every epoch."
