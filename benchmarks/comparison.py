@@ -15,6 +15,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 from targets import Target
 from torch import nn
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from optuna_biotune import BioTuneSampler, FineTuningObjective, FineTuningPlan
 
@@ -166,14 +167,21 @@ def baseline_trials(objective: FineTuningObjective) -> dict[str, FrozenTrial]:
         objective: The objective of the search.
     """
     names = objective.block_names
+    plans = {
+        (label, rate): _scaled(plan, rate)
+        for label, plan in {
+            "linear probe": FineTuningPlan.linear_probe(names),
+            "full fine-tuning": FineTuningPlan.full(names),
+        }.items()
+        for rate in BASELINE_RATES
+    }
+    measured = {key: measure(objective, plans[key]) for key in tqdm(plans, desc="baselines")}
     chosen: dict[str, FrozenTrial] = {}
-    for label, plan in {
-        "linear probe": FineTuningPlan.linear_probe(names),
-        "full fine-tuning": FineTuningPlan.full(names),
-    }.items():
-        by_rate = {rate: measure(objective, _scaled(plan, rate)) for rate in BASELINE_RATES}
-        chosen[label] = by_rate[1.0]
-        chosen[f"{label}, tuned rate"] = max(by_rate.values(), key=_value)
+    for label in dict.fromkeys(label for label, _ in plans):
+        chosen[label] = measured[label, 1.0]
+        chosen[f"{label}, tuned rate"] = max(
+            (measured[label, rate] for rate in BASELINE_RATES), key=_value
+        )
     return chosen
 
 
@@ -204,7 +212,8 @@ def refit_all(
         ``seconds`` and ``test``, a list with one value a seed for each metric.
     """
     refitted: dict[str, dict[str, Any]] = {}
-    for name, trial in trials.items():
+    for name in tqdm(trials, desc="refits"):
+        trial = trials[name]
         start = time.perf_counter()
         result = objective.refit(trial, test=target.test)
         refitted[name] = {
