@@ -78,7 +78,10 @@ def individual(trial: FrozenTrial, directions: Sequence[StudyDirection]) -> Indi
     if trial.state == TrialState.COMPLETE and len(directions) == 1:
         value = trial.values[0]
         fitness = value if is_minimised(directions[0]) else 1.0 - value
-    tag = Tag.from_attrs(trial.system_attrs) or Tag(0, "adopted")
+    tag = Tag.from_attrs(trial.system_attrs)
+    if tag is None or max(tag.generation, *tag.parents, 0) > trial.number:
+        # Nothing that it could have been bred from: it was copied from another study.
+        tag = Tag(0, "adopted")
     return Individual(trial.number, tag, merit(trial, directions), fitness)
 
 

@@ -160,7 +160,10 @@ class BioTuneSampler(BaseSampler):
         """Propose the trial's individual, and tag the trial with its place in the evolution."""
         with self._lock:
             breeder = self._breeder(study, trial, search_space)
-            tag, params = breeder.propose(self._generator(trial.number))
+            # The trial of a dead worker, run again, keeps the parameters that it had got: what
+            # joins them is no half of an elite's pair.
+            propose = breeder.offspring if _is_begun(trial, search_space) else breeder.propose
+            tag, params = propose(self._generator(trial.number))
             _write_tag(study, trial, tag)
             if tag.is_half and self._is_taken(study, trial, tag):
                 tag, params = breeder.offspring(self._generator(trial.number))
@@ -261,6 +264,10 @@ def _checked_search_space(
                 f"but {name!r} has {distribution!r}."
             )
     return dict(search_space)
+
+
+def _is_begun(trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]) -> bool:
+    return not trial.params.keys().isdisjoint(search_space)
 
 
 def _write_tag(study: Study, trial: FrozenTrial, tag: Tag) -> None:

@@ -546,7 +546,7 @@ GOOD_TAG = {"generation": 1, "role": "offspring", "parents": [0, 1]}
         {**GOOD_TAG, "generation": -1},
         {**GOOD_TAG, "generation": None},
         {**GOOD_TAG, "generation": 10**9},
-        {**GOOD_TAG, "generation": 3},
+        {**GOOD_TAG, "generation": 4},
         {**GOOD_TAG, "parents": "01"},
         {**GOOD_TAG, "parents": [0]},
         {**GOOD_TAG, "parents": [0, None]},
