@@ -97,9 +97,9 @@ def main() -> None:
         "TPE": TPESampler(seed=0),
     }
     for name, sampler in samplers.items():
-        study = optuna.create_study(
-            direction="maximize", sampler=sampler, pruner=optuna.pruners.MedianPruner()
-        )
+        # Plans with low learning rates start slowly: they are given some epochs to show.
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=10, n_warmup_steps=EPOCHS // 2)
+        study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
         study.optimize(objective, n_trials=options.trials)
         plan = FineTuningPlan.from_trial(study.best_trial)
         pruned = study.get_trials(states=[optuna.trial.TrialState.PRUNED])

@@ -157,8 +157,8 @@ def search(options: argparse.Namespace) -> None:
     probe = FineTuningPlan.linear_probe(objective.block_names)
     study.enqueue_trial(full.to_params(), skip_if_exists=True)
     study.enqueue_trial(probe.to_params(), skip_if_exists=True)
-    finished = study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
-    remaining = options.trials - len(finished)
+    states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    remaining = options.trials - len(study.get_trials(deepcopy=False, states=states))
     if remaining > 0:
         study.optimize(objective, n_trials=remaining, show_progress_bar=True)
 
