@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from optuna import Study, Trial
 from optuna._transform import _SearchSpaceTransform
 from optuna.distributions import BaseDistribution
-from optuna.storages import RDBStorage
+from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 __all__ = [
@@ -18,8 +19,8 @@ __all__ = [
     "fail_running_trial",
     "first_heartbeat",
     "get_trial_system_attrs",
-    "get_trials",
     "rdb_session",
+    "read_trials",
     "set_trial_system_attr",
     "study_key",
     "trial_id_column",
@@ -42,14 +43,29 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
         return False
 
 
-def get_trials(study: Study, *, fresh: bool = False) -> list[FrozenTrial]:
-    """Return all trials of a study by number, without copies: they must not be changed.
+def read_trials(
+    study: Study, known: list[FrozenTrial], unfinished: Iterable[int]
+) -> list[FrozenTrial]:
+    """Return all trials of a study by number, as they are now: they must not be changed.
 
     Args:
         study: The study. Hyperband's bracket study gives the trials of all brackets.
-        fresh: Read the storage again rather than the trials read at the beginning of this trial.
+        known: What was returned the last time, at first an empty list. It may be brought up to
+            date and returned.
+        unfinished: Numbers of those of the known trials that may have changed since.
     """
-    return study._get_trials(deepcopy=False, use_cache=not fresh)
+    storage = study._storage
+    if not isinstance(storage, InMemoryStorage):
+        return study._get_trials(deepcopy=False)
+    # This storage makes a new list of all trials each time, which takes longer than a proposal.
+    for number in unfinished:
+        known[number] = storage.get_trial(known[number]._trial_id)
+    while True:
+        try:
+            trial_id = storage.get_trial_id_from_study_id_trial_number(study._study_id, len(known))
+        except KeyError:
+            return known
+        known.append(storage.get_trial(trial_id))
 
 
 def get_trial_system_attrs(trial: Trial) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from optuna import Study
@@ -25,7 +24,7 @@ class StudyReader:
         elite_size: Elites, ``N_e``.
 
     Attributes:
-        trials: All trials by number, as of the last :meth:`read`; they must not be changed.
+        trials: All trials by number, as they were last read; they must not be changed.
         search_space: What all complete trials have in common: parameters by name that each of
             them has with the same distribution.
         read_for: Number of the trial that the last read was for; None if it is out of date.
@@ -33,7 +32,7 @@ class StudyReader:
 
     def __init__(self, study: Study, population_size: int, elite_size: int) -> None:
         self._storage, self._study_id = _compat.study_key(study)
-        self.trials: Sequence[FrozenTrial] = ()
+        self.trials: list[FrozenTrial] = []
         self.search_space: dict[str, BaseDistribution] = {}
         self.read_for: int | None = None
         self._has_complete_trials = False
@@ -53,8 +52,7 @@ class StudyReader:
 
     def read(self, study: Study, number: int) -> None:
         """Read all trials from the storage, for the trial of this number."""
-        self.trials = _compat.get_trials(study, fresh=True)
-        for trial in self._history.unread(self.trials):
+        for trial in self.changed(study):
             if trial.state == TrialState.COMPLETE:
                 self._intersect_search_space(trial.distributions)
         self._history.update(self.trials)
@@ -62,7 +60,9 @@ class StudyReader:
 
     def changed(self, study: Study) -> list[FrozenTrial]:
         """Return, as they are now, the trials that were unfinished or missing at the last read."""
-        return self._history.unread(_compat.get_trials(study, fresh=True))
+        unfinished = [trial.number for trial in self._history.unread(self.trials)]
+        self.trials = _compat.read_trials(study, self.trials, unfinished)
+        return self._history.unread(self.trials)
 
     def state(self) -> EvolutionState:
         """Return where the evolution stands."""
