@@ -27,6 +27,7 @@ from optuna_biotune import BioTuneSampler, FineTuningObjective, FineTuningPlan
 def objective_of_this_process(epochs: int) -> FineTuningObjective:
     """Build the objective, once in each worker process."""
     torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     return digits.build_objective(digits.pretrained_weights(), epochs)
 
 

@@ -10,6 +10,7 @@ training are two functions here.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import digits
@@ -29,7 +30,7 @@ def space(trial: optuna.Trial) -> None:
     suggest_plan(trial, digits.BLOCKS)
 
 
-def train(config: dict[str, Any], weights: digits.Weights, epochs: int) -> dict[str, float]:
+def train(config: dict[str, Any], weights: digits.Weights, epochs: int) -> dict[str, Any]:
     """Train the plan of a configuration, in a process of its own.
 
     Args:
@@ -52,6 +53,9 @@ def main() -> None:
     parser.add_argument("--concurrent", type=int, default=2, help="at once (default: 2)")
     parser.add_argument("--epochs", type=int, default=20, help="most epochs of a training")
     parser.add_argument("--storage", help="URL of a database; default: in memory")
+    parser.add_argument(
+        "--results", type=Path, default=Path("ray_results"), help="directory of Ray's own records"
+    )
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     torch.set_num_threads(1)
@@ -79,7 +83,7 @@ def main() -> None:
         tune_config=tune.TuneConfig(
             search_alg=search, num_samples=options.trials, max_concurrent_trials=options.concurrent
         ),
-        run_config=tune.RunConfig(verbose=1),
+        run_config=tune.RunConfig(storage_path=str(options.results.absolute()), verbose=1),
     )
     results = tuner.fit()
     ray.shutdown()

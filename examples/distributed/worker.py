@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=200, help="trials of all workers together")
     parser.add_argument("--epochs", type=int, default=20, help="most epochs of a training")
     options = parser.parse_args()
-    if options.storage is None:
+    if not options.storage:
         parser.error("--storage or BIOTUNE_STORAGE is required")
     # Several workers on one machine would otherwise fight for its cores.
     torch.set_num_threads(1)
@@ -53,18 +53,17 @@ def main() -> None:
         direction="maximize",
         load_if_exists=True,
     )
-    objective = digits.build_objective(digits.pretrained_weights(), options.epochs)
-
     n_run = 0
-
-    def score(trial: optuna.Trial) -> float:
-        nonlocal n_run
-        n_run += 1
-        trial.set_user_attr("worker", f"{socket.gethostname()}:{os.getpid()}")
-        return objective(trial)
-
-    # The callback looks after each trial only: one that comes too late must not begin.
+    # The callback looks after each trial only: a worker that comes too late must not begin one.
     if len(study.get_trials(deepcopy=False, states=FINISHED)) < options.trials:
+        objective = digits.build_objective(digits.pretrained_weights(), options.epochs)
+
+        def score(trial: optuna.Trial) -> float | tuple[float, ...]:
+            nonlocal n_run
+            n_run += 1
+            trial.set_user_attr("worker", f"{socket.gethostname()}:{os.getpid()}")
+            return objective(trial)
+
         study.optimize(score, callbacks=[MaxTrialsCallback(options.trials, states=FINISHED)])
 
     finished = len(study.get_trials(deepcopy=False, states=FINISHED))
