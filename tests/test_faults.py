@@ -48,6 +48,14 @@ SPACE: dict[str, BaseDistribution] = {
     name: FloatDistribution(0.0, 1.0)
     for name in ("freeze_threshold", *(f"importance/{block}" for block in BLOCKS))
 }
+# What a worker imports; Optuna leaves half of it to the moment when a database is opened.
+PRELOADED = [
+    "tests.workers",
+    "alembic.command",
+    "optuna.storages._rdb.models",
+    "psycopg",
+    "pymysql",
+]
 UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
 
 
@@ -59,7 +67,7 @@ class Workers:
 
     def __init__(self, n_workers: int, target: Callable[..., None], *args: Any) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["tests.workers"])
+        self._context.set_forkserver_preload(PRELOADED)
         self._target, self._args = target, args
         self.processes = [self._start() for _ in range(n_workers)]
         self.n_killed = 0
