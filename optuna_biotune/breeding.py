@@ -90,16 +90,16 @@ class Breeder:
         while True:
             mates = evolution.draw_mates(rng, len(pool))
             first, second = pool[mates.first], pool[mates.second]
-            genes_1, choices_1 = self._genotype(first.number)
-            genes_2, choices_2 = self._genotype(second.number)
-            genes = evolution.offspring(
-                rng,
-                genes_1,
-                genes_2,
-                self._genotype(pool[mates.prototype].number)[0],
-                0.5 * (first.extinction + second.extinction),
-                self._drift((first.number, second.number)),
+            (genes_1, choices_1), (genes_2, choices_2) = map(
+                self._genotype, (first.number, second.number)
             )
+            extinction = 0.5 * (first.extinction + second.extinction)
+            if first.merit.has_several_objectives:
+                genes = evolution.front_offspring(rng, genes_1, genes_2, extinction)
+            else:
+                prototype, _ = self._genotype(pool[mates.prototype].number)
+                drift = self._drift((first.number, second.number))
+                genes = evolution.offspring(rng, genes_1, genes_2, prototype, extinction, drift)
             if evolution.selects_a_block(genes, self.encoding.layout):
                 choices = evolution.inherit_choices(rng, choices_1, choices_2)
                 tag = Tag(self.state.generation, "offspring", (first.number, second.number))

@@ -212,6 +212,25 @@ def offspring(
     return clipped
 
 
+def front_offspring(
+    rng: np.random.Generator, first: FloatArray, second: FloatArray, extinction: float
+) -> FloatArray:
+    """Breed one offspring for several objectives: each gene from either parent, then mutation.
+
+    Ours, not the paper's, which has one objective. Blends and adoption pull offspring to the middle
+    of the population, and the middle of a front of trade-offs is not good at anything.
+
+    Args:
+        rng: Source of all draws.
+        first: Genes of the first parent.
+        second: Genes of the second parent.
+        extinction: Mean extinction factor of the two parents.
+    """
+    genes = np.where(rng.random(first.shape) < 0.5, first, second)
+    clipped: FloatArray = np.clip(mutate(rng, genes, extinction), 0.0, 1.0)
+    return clipped
+
+
 def inherit_choices(rng: np.random.Generator, first: IntArray, second: IntArray) -> IntArray:
     """Take each categorical parameter from either parent with equal chance."""
     inherited: IntArray = np.where(rng.random(first.shape) < 0.5, first, second)

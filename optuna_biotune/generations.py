@@ -107,7 +107,7 @@ def with_extinction(population: Sequence[Individual]) -> list[Individual]:
 
 
 def _has_several_objectives(individuals: Sequence[Individual]) -> bool:
-    return bool(individuals) and len(individuals[0].merit.losses) > 1
+    return bool(individuals) and individuals[0].merit.has_several_objectives
 
 
 def _not_decreasing(fitness: Sequence[float | None]) -> list[float]:

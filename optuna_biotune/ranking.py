@@ -49,6 +49,11 @@ class Merit:
         """All that decides before the objectives do."""
         return self.violation, self.stage, self.missing
 
+    @property
+    def has_several_objectives(self) -> bool:
+        """Whether there is more than one objective."""
+        return len(self.losses) > 1
+
     def beats(self, other: Merit) -> bool:
         """Tell whether this merit is strictly better; with several objectives, dominates."""
         if self.standing != other.standing:

@@ -28,7 +28,8 @@ class BioTuneSampler(BaseSampler):
     Made for the parameters of :func:`optuna_biotune.suggest_plan`: ``importance/<block>`` and
     ``freeze_threshold``. Any further parameters of an objective evolve beside them: numbers as
     genes, categorical ones by taking a parent's value. Objectives are minimised or maximised; with
-    several of them, individuals rank by non-dominated front and crowding distance. Constraints
+    several of them, individuals rank by non-dominated front and crowding distance, the best of old
+    and new survive, and offspring take each gene from either parent. Constraints
     (``Trial.set_constraint``, or the older list) put the feasible first.
 
     The first ``population_size`` trials are random; each generation after that has

@@ -194,6 +194,18 @@ def test_without_momentum_no_number_is_drawn_for_it() -> None:
 
 
 @given(seeds, sizes)
+def test_offspring_for_several_objectives_take_each_gene_from_a_parent(
+    seed: int, n_genes: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    first, second = rng.random((2, n_genes))
+    child = evolution.front_offspring(rng, first, second, extinction=0.0)
+    assert np.all((child == first) | (child == second))
+    mutant = evolution.front_offspring(rng, first, second, extinction=1.0)
+    assert mutant.min() >= 0.0 and mutant.max() <= 1.0
+
+
+@given(seeds, sizes)
 def test_choices_are_inherited_from_a_parent(seed: int, size: int) -> None:
     rng = np.random.default_rng(seed)
     first, second = rng.integers(0, 5, (2, size))
