@@ -139,7 +139,9 @@ def crowding_distances(losses: FloatArray) -> FloatArray:
         order = np.argsort(column, kind="stable")
         values = column[order]
         distances[order[[0, -1]]] = np.inf
+        if not np.isfinite(values[[0, -1]]).all():
+            continue
         width = values[-1] - values[0]
-        if 0.0 < width < np.inf:
+        if width > 0.0:
             distances[order[1:-1]] += (values[2:] - values[:-2]) / width
     return distances

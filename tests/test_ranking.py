@@ -134,3 +134,9 @@ def test_crowding_is_infinite_at_the_ends_and_grows_with_the_gaps() -> None:
 
 def test_crowding_of_equal_rows_is_finite_or_infinite_but_never_nan() -> None:
     assert not np.isnan(crowding_distances(np.full((4, 2), 0.5))).any()
+
+
+@pytest.mark.filterwarnings("error")
+def test_infinite_losses_leave_the_other_objectives_to_decide() -> None:
+    front = np.array([[0.0, np.inf], [0.5, np.inf], [1.0, np.inf]])
+    assert not np.isnan(crowding_distances(front)).any()
