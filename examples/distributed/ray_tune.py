@@ -81,7 +81,10 @@ def main() -> None:
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": 1}),
         tune_config=tune.TuneConfig(
-            search_alg=search, num_samples=options.trials, max_concurrent_trials=options.concurrent
+            search_alg=search,
+            num_samples=options.trials,
+            max_concurrent_trials=options.concurrent,
+            reuse_actors=True,  # else every trial starts a process and imports torch
         ),
         run_config=tune.RunConfig(storage_path=str(options.results.absolute()), verbose=1),
     )
