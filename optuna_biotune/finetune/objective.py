@@ -28,6 +28,7 @@ from optuna_biotune.finetune.outcome import TrialOutcome
 from optuna_biotune.finetune.prefix import PrefixSharing
 from optuna_biotune.finetune.refit import RefitResult, plan_to_refit, refit_plan
 from optuna_biotune.finetune.splits import Fold, load_training_data, stratified_folds
+from optuna_biotune.finetune.telemetry import Telemetry
 from optuna_biotune.finetune.template import build_template, check_outputs
 from optuna_biotune.finetune.training import (
     NonFiniteLossError,
@@ -92,7 +93,10 @@ class FineTuningObjective:
     Attributes of the trial: ``lr/<block>`` (absolute learning rate, 0.0 = frozen), ``mask`` (one
     letter a block, F frozen, T tuned), ``generation``, ``trainable_params``, ``seconds``,
     ``best_epoch`` (mean over the seeds, counted from 1), ``val_std`` (standard deviation over the
-    seeds) and, if there was one, ``failure``.
+    seeds) and, if there was one, ``failure``; and what training took: ``seconds/frozen``
+    (computing what frozen first blocks make of the images), ``seconds/train``,
+    ``seconds/validate``, ``images_per_second``, ``teraflops_per_second`` and ``memory_mib`` (the
+    most on the CUDA device, or of the whole process).
 
     The constructor reads all data, builds one network and runs it on two images, to find its
     blocks and check its head. The images are kept on the device if they take at most half of its
@@ -299,9 +303,10 @@ class FineTuningObjective:
     ) -> None:
         """Train the plan with every seed and fill in the outcome; leaves no memory behind."""
         runs: list[SeedRun] = []
+        telemetry = Telemetry(self._settings.device)
         try:
             for seed in self._seeds:
-                runs.append(SeedRun(plan, seed, self._settings))
+                runs.append(SeedRun(plan, seed, self._settings, telemetry))
             epochs = train_in_lockstep(runs, self._data, fold, self._settings.epochs)
             for epoch, value in enumerate(epochs):
                 outcome.value = value
@@ -313,6 +318,8 @@ class FineTuningObjective:
                     break
             for run in runs:
                 run.check_frozen()
+            if self._settings.sharing is not None:
+                outcome.flops_per_image = self._settings.sharing.training_flops(plan)
         except NonFiniteLossError as error:
             outcome.failure = str(error)
             outcome.value = worst_value(self._settings.metric)
@@ -325,6 +332,7 @@ class FineTuningObjective:
             raise
         finally:
             outcome.measured = [(r.best_value, r.best_epoch) for r in runs if r.best_epoch > 0]
+            outcome.measurements = telemetry.attributes(outcome.flops_per_image)
             runs.clear()
             free_memory(self._settings.device)
 

@@ -35,6 +35,7 @@ from optuna_biotune.finetune.network_split import (
     NetworkSplit,
     split_network,
 )
+from optuna_biotune.finetune.telemetry import training_flops
 from optuna_biotune.genotype import FineTuningPlan
 
 _logger = logging.getLogger("optuna_biotune")
@@ -72,6 +73,7 @@ class PrefixSharing:
         self._example = example.to(device)
         self.cache = ActivationCache(cache_bytes)
         self._splits: dict[str, NetworkSplit | None] = {}
+        self._flops: dict[str, float | None] = {}
         self._announced: set[str] = set()
 
     def prefix(
@@ -94,11 +96,31 @@ class PrefixSharing:
         if plan.mask not in self._splits:
             if len(self._splits) == _MOST_SPLITS:
                 self._splits.clear()
+                self._flops.clear()
             self._splits[plan.mask] = self._split(plan)
         split = self._splits[plan.mask]
         if split is None:
             return None
         return FrozenPrefix(model, split, weights_key(model, split, shared), self)
+
+    def training_flops(self, plan: FineTuningPlan) -> float | None:
+        """Return the floating-point operations of training on one image; None if unknown.
+
+        They are counted once for each mask, in what is trained of networks that are split.
+
+        Args:
+            plan: The plan, for which a prefix was asked for.
+        """
+        if plan.mask not in self._flops:
+            try:
+                self._flops[plan.mask] = training_flops(
+                    self._template, plan, self._splits.get(plan.mask), self._example
+                )
+            except Exception as error:
+                # A trial does not fail for want of a figure.
+                self.announce(f"Operations cannot be counted: {error!r}.")
+                self._flops[plan.mask] = None
+        return self._flops[plan.mask]
 
     def announce(self, message: str) -> None:
         """Write a line into the log, once."""

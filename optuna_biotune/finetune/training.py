@@ -21,6 +21,7 @@ from optuna_biotune.finetune.metrics import compute_metric
 from optuna_biotune.finetune.partition import BlockPartition
 from optuna_biotune.finetune.prefix import FrozenPrefix, PrefixSharing
 from optuna_biotune.finetune.splits import Fold, batches
+from optuna_biotune.finetune.telemetry import Telemetry
 from optuna_biotune.genotype import FineTuningPlan
 
 # Reading a loss waits for the device. On CUDA that would leave it idle after every step.
@@ -73,17 +74,26 @@ class SeedRun:
         plan: Which blocks train, at which multiple of the base learning rate. At least one does.
         seed: The seed, at least 0.
         settings: The rest.
+        telemetry: Where to add up what the training takes, if several runs share it.
 
     Attributes:
         model: The network, on the device of the settings.
         best_value: The best validation metric so far; minus infinity before the first epoch.
         best_epoch: Number of epochs after which it was reached; 0 before the first.
+        telemetry: What the training took so far.
 
     Raises:
         ValueError: If ``build_model`` does not build a new network of the same architecture.
     """
 
-    def __init__(self, plan: FineTuningPlan, seed: int, settings: TrainingSettings) -> None:
+    def __init__(
+        self,
+        plan: FineTuningPlan,
+        seed: int,
+        settings: TrainingSettings,
+        telemetry: Telemetry | None = None,
+    ) -> None:
+        self.telemetry = telemetry or Telemetry(settings.device)
         self.best_value = -math.inf
         self.best_epoch = 0
         self._epoch = 0
@@ -129,8 +139,19 @@ class SeedRun:
                 at every 32 steps.
             torch.OutOfMemoryError: If the memory does not suffice even for single images.
         """
+        self._prepare(data, indices)
+        with self.telemetry.phase("train"):
+            self._train_epoch(data, indices)
+        self.telemetry.images += len(indices)
+
+    def _prepare(self, data: LabelledImages, indices: Tensor) -> None:
+        """Compute what the frozen first blocks make of images, if it is kept and not known yet."""
         if self._prefix is not None:
-            self._prefix.prepare(data, indices)
+            with self.telemetry.phase("frozen"):
+                self._prefix.prepare(data, indices)
+
+    def _train_epoch(self, data: LabelledImages, indices: Tensor) -> None:
+        """Take the steps of one epoch."""
         self._blocks.train(self._plan)
         interval = _STEPS_BETWEEN_LOSS_CHECKS.get(self._settings.device.type, 1)
         order = indices[torch.randperm(len(indices), generator=self._order)]
@@ -156,11 +177,12 @@ class SeedRun:
             data: The images.
             indices: The items to validate on, int64 [m].
         """
-        logits = self.predict(data, indices)
-        labels = data.labels[indices.to(data.labels.device)].to(logits.device)
-        value = compute_metric(
-            self._settings.metric, logits.argmax(1), labels, n_classes=logits.shape[1]
-        )
+        with self.telemetry.phase("validate"):
+            logits = self.predict(data, indices)
+            labels = data.labels[indices.to(data.labels.device)].to(logits.device)
+            value = compute_metric(
+                self._settings.metric, logits.argmax(1), labels, n_classes=logits.shape[1]
+            )
         if value > self.best_value:
             self.best_value, self.best_epoch = value, self._epoch
 
@@ -171,8 +193,7 @@ class SeedRun:
             data: The images.
             indices: The items, int64 [m].
         """
-        if self._prefix is not None:
-            self._prefix.prepare(data, indices)
+        self._prepare(data, indices)
         self.model.eval()
         indices = indices.to(data.images.device)
         while True:
