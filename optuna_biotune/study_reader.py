@@ -43,6 +43,7 @@ class StudyReader:
         )
         self._phenotype_space: dict[str, BaseDistribution] = {}
         self._phenotypes: dict[tuple[Any, ...], int] = {}
+        self._without_phenotype: list[int] = []
         self._n_phenotypes_read = 0
 
     def reads(self, study: Study) -> bool:
@@ -75,15 +76,21 @@ class StudyReader:
         if search_space != self._phenotype_space:
             self._phenotype_space = search_space
             self._phenotypes = {}
+            self._without_phenotype = []
             self._n_phenotypes_read = 0
-        # Unfinished trials may still lack parameters: they and all after them are read again.
-        contiguous = True
-        for trial in self.trials[self._n_phenotypes_read :]:
-            contiguous = contiguous and trial.state.is_finished()
-            self._n_phenotypes_read += contiguous
+        # Unfinished trials may still lack parameters, and are read again.
+        numbers = [*self._without_phenotype, *range(self._n_phenotypes_read, len(self.trials))]
+        self._without_phenotype = []
+        self._n_phenotypes_read = len(self.trials)
+        for trial in (self.trials[number] for number in numbers):
+            if not trial.state.is_finished():
+                self._without_phenotype.append(trial.number)
             if trial.state != TrialState.FAIL and search_space.keys() <= trial.params.keys():
-                self._phenotypes.setdefault(encoding.phenotype(trial.params), trial.number)
+                self._remember(encoding.phenotype(trial.params), trial.number)
         return self._phenotypes
+
+    def _remember(self, phenotype: tuple[Any, ...], number: int) -> None:
+        self._phenotypes[phenotype] = min(number, self._phenotypes.get(phenotype, number))
 
     def _intersect_search_space(self, distributions: dict[str, BaseDistribution]) -> None:
         if not self._has_complete_trials:
