@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import optuna
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "distributed"
@@ -55,7 +58,25 @@ def check_finished(study: optuna.Study, least: int, most: int) -> None:
     assert len({tuple(trial.params.items()) for trial in trials}) == len(trials)
 
 
-def test_workers_create_and_join_one_study_until_it_has_all_trials(tmp_path: Path) -> None:
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Give a function that runs an example in this process, which has loaded torch already."""
+    threads, verbosity = torch.get_num_threads(), optuna.logging.get_verbosity()
+
+    def run(name: str, *arguments: str) -> None:
+        monkeypatch.syspath_prepend(EXAMPLES)
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+    yield run
+    sys.modules.pop("digits", None)
+    torch.set_num_threads(threads)
+    optuna.logging.set_verbosity(verbosity)
+
+
+def test_workers_create_and_join_one_study_until_it_has_all_trials(
+    tmp_path: Path, run_here: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
     url = f"sqlite:///{tmp_path / 'digits.db'}"
     command = (EXAMPLES / "worker.py", "--trials", "6", "--epochs", "2")
     workers = [
@@ -71,18 +92,25 @@ def test_workers_create_and_join_one_study_until_it_has_all_trials(tmp_path: Pat
     counted = Counter(trial.user_attrs["worker"] for trial in study.trials)
     assert sorted(claimed) == sorted([*counted.values(), 0, 0][:2])
     assert sum(claimed) == len(study.trials)
-    late = output(start(tmp_path, *command, "--storage", url))
+
+    run_here("worker.py", "--trials", "6", "--storage", url)
+    late = capsys.readouterr().out
     assert "This worker ran 0 of" in late
     best = study.best_trial
     assert f"trial {best.number}, {best.value:.3f}, {best.user_attrs['mask']}" in late
 
 
-def test_a_worker_without_a_storage_says_what_it_needs(tmp_path: Path) -> None:
-    worker = start(tmp_path, EXAMPLES / "worker.py", BIOTUNE_STORAGE="")
-    _, errors = worker.communicate(timeout=120)
+def test_a_worker_without_a_storage_says_what_it_needs(
+    run_here: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("BIOTUNE_STORAGE", "")
 
-    assert worker.returncode == 2
-    assert "--storage or BIOTUNE_STORAGE is required" in errors
+    with pytest.raises(SystemExit) as ended:
+        run_here("worker.py", "--trials", "6")
+    assert ended.value.code == 2
+    assert "--storage or BIOTUNE_STORAGE is required" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["worker.sbatch", "worker.yaml"])
