@@ -20,21 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from optuna_biotune.finetune.activations import ActivationCache, Activations
-from optuna_biotune.finetune.block_partition import BlockPartition, same_bits
+from optuna_biotune.finetune.block_partition import BlockPartition
 from optuna_biotune.finetune.data import LabelledImages
-from optuna_biotune.finetune.device import (
-    RandomStream,
-    autocast,
-    random_state,
-    same_random_state,
-)
-from optuna_biotune.finetune.execution_order import left_as_found
-from optuna_biotune.finetune.gradients import main_logits
+from optuna_biotune.finetune.device import autocast, free_memory
 from optuna_biotune.finetune.network_split import (
     CannotCutError,
     NetworkSplit,
     split_network,
 )
+from optuna_biotune.finetune.split_check import check_split
 from optuna_biotune.finetune.telemetry import training_flops
 from optuna_biotune.genotype import FineTuningPlan
 
@@ -134,8 +128,7 @@ class PrefixSharing:
         model = self._template.model
         try:
             split = split_network(self._template, plan)
-            with left_as_found(model):
-                self._check(plan, split)
+            check_split(self._template, plan, split, self._example, self.device, self.precision)
         except Exception as error:
             # Whatever it is, the whole network can run; if it cannot, that tells the user better.
             reason = str(error) if isinstance(error, CannotCutError) else repr(error)
@@ -145,41 +138,6 @@ class PrefixSharing:
             )
             return None
         return split
-
-    def _check(self, plan: FineTuningPlan, split: NetworkSplit) -> None:
-        """Raise CannotCutError unless the parts, one after another, act like the whole."""
-        model, example = self._template.model, self._example
-        cuda = [self.device] if self.device.type == "cuda" else []
-        model.eval()
-        before = random_state(cuda)
-        with torch.no_grad(), autocast(self.device, self.precision):
-            values = split.first(model, example.clone())
-            if not isinstance(values, Tensor) or len(values) != len(example):
-                raise CannotCutError("what its frozen blocks return is no tensor of a batch")
-            # Another batch with the same first image.
-            other = split.first(model, torch.cat([example[:1], example[1:] * 0.5 + 1.0]))
-        if not same_random_state(before, random_state(cuda)):
-            raise CannotCutError("its frozen blocks draw random numbers")
-        if not self._same(values[:1], other[:1]):
-            raise CannotCutError("its frozen blocks mix the images of a batch")
-        for training in (True, False):
-            rest = split.rest_in_training if training else split.rest_in_evaluation
-            outputs = []
-            for function, inputs in ((nn.Module.__call__, example), (rest, values)):
-                with left_as_found(model), RandomStream(0, self.device).active(), torch.no_grad():
-                    if training:
-                        self._template.train(plan)
-                    with autocast(self.device, self.precision):
-                        outputs.append(main_logits(function(model, inputs.clone())))
-            if not self._same(*outputs):
-                raise CannotCutError("in two parts it does not compute the same as whole")
-
-    def _same(self, one: Tensor, other: Tensor) -> bool:
-        """Tell whether two results are equal: to the last bit where that can be expected."""
-        if self.device.type == "cpu" and self.precision == "fp32":
-            return same_bits(one, other)
-        scale = float(one.float().abs().max())
-        return torch.allclose(one.float(), other.float(), rtol=0.0, atol=0.05 * scale)
 
 
 def weights_key(model: nn.Module, split: NetworkSplit, shared: Collection[str]) -> str:
@@ -277,6 +235,19 @@ class FrozenPrefix:
         return self._compute(data, indices) if kept is None else kept.take(indices)
 
     def _compute(self, data: LabelledImages, indices: Tensor) -> Tensor:
+        """Run the first part on images; in smaller batches only if the memory does not suffice."""
+        while True:
+            try:
+                return self._compute_in_batches(data, indices)
+            except torch.OutOfMemoryError:
+                if self._sharing.batch_size == 1:
+                    raise
+            # Outside the handler, where the error no longer holds what was computed.
+            self._sharing.batch_size //= 2
+            self._sharing.cache.drop_unused()
+            free_memory(self._sharing.device)
+
+    def _compute_in_batches(self, data: LabelledImages, indices: Tensor) -> Tensor:
         """Run the first part on images, in batches of one size."""
         sharing = self._sharing
         parts = []

@@ -83,6 +83,22 @@ def test_refit_on_cuda_measures_its_own_network(
     assert result.metrics["accuracy"][0] == pytest.approx(accuracy, abs=0.01)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_kept_activations_change_next_to_nothing_on_cuda(
+    make_objective: MakeObjective, precision: str
+) -> None:
+    values = []
+    for n_bytes in (None, 0):
+        objective = make_objective(
+            epochs=6, device="cuda", precision=precision, cache_bytes=n_bytes
+        )
+        values.append(objective(FixedTrial(PARAMS)))
+        sharing = objective._settings.sharing
+        assert sharing is not None
+        assert (sharing.cache.n_bytes > 0) == (n_bytes is None)
+    assert values[0] == pytest.approx(values[1], abs=0.05)
+
+
 def test_the_random_state_of_cuda_is_left_alone(make_objective: MakeObjective) -> None:
     torch.cuda.manual_seed(3)
     expected = torch.rand(2, device="cuda")

@@ -68,6 +68,45 @@ def kept_bytes(objective: FineTuningObjective) -> int:
     return 0 if sharing is None else sharing.cache.n_bytes
 
 
+class LimitedStem(SmallNet):
+    """Has a stem that takes at most 20 images at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem.insert(0, AtMost20())
+
+
+class AtMost20(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) > 20:
+            raise torch.OutOfMemoryError("no room")
+        return images
+
+
+@pytest.mark.parametrize("n_bytes", [None, 0])
+def test_out_of_memory_in_the_frozen_part_is_overcome_in_smaller_batches(
+    make_objective: MakeObjective, n_bytes: int | None
+) -> None:
+    limited = weights(make_objective, model=LimitedStem, cache_bytes=n_bytes)
+    expected = weights(make_objective)
+    for tensor, other in zip(limited.values(), expected.values(), strict=True):
+        torch.testing.assert_close(tensor, other, rtol=1e-3, atol=1e-3)
+
+
+def channels_last() -> nn.Module:
+    return SmallNet().to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"model": channels_last}, {"precision": "bf16"}, {"batch_size": 7}]
+)
+def test_layout_precision_and_batch_size_make_no_difference_to_that(
+    make_objective: MakeObjective, arguments: dict[str, Any]
+) -> None:
+    kept = weights(make_objective, **arguments)
+    assert_same_bits(kept, weights(make_objective, cache_bytes=0, **arguments))
+
+
 @pytest.mark.parametrize("plan", [STEM_FROZEN, PROBE])
 def test_training_is_the_same_with_and_without_kept_activations(
     make_objective: MakeObjective, plan: FineTuningPlan, digits: Digits
