@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, TensorDataset
+from tqdm import tqdm
 
 _IMAGES_CHECKED_AT_ONCE = 1024
 
@@ -138,7 +139,9 @@ def _read_items(
     """Read item by item into tensors that are allocated once."""
     labels = torch.empty(len(dataset), dtype=torch.int64)
     images = torch.empty(0)
-    for index in range(len(dataset)):
+    # Silent where it takes a moment only, or where nobody watches.
+    progress = tqdm(range(len(dataset)), f"reading {name}", delay=2.0, disable=None, leave=False)
+    for index in progress:
         item = dataset[index]
         if not isinstance(item, (tuple, list)) or len(item) != 2:
             raise TypeError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -27,13 +28,13 @@ from optuna_biotune.finetune.metrics import worst_value
 from optuna_biotune.finetune.outcome import TrialOutcome
 from optuna_biotune.finetune.prefix import PrefixSharing
 from optuna_biotune.finetune.refit import RefitResult, plan_to_refit, refit_plan
+from optuna_biotune.finetune.settings import TrainingSettings
 from optuna_biotune.finetune.splits import Fold, load_training_data, stratified_folds
 from optuna_biotune.finetune.telemetry import Telemetry
 from optuna_biotune.finetune.template import build_template, check_outputs
 from optuna_biotune.finetune.training import (
     NonFiniteLossError,
     SeedRun,
-    TrainingSettings,
     train_in_lockstep,
 )
 from optuna_biotune.finetune.validation import (
@@ -50,6 +51,8 @@ from optuna_biotune.genotype import FineTuningPlan, suggest_plan
 from optuna_biotune.tags import generation_of
 
 __all__ = ["FineTuningObjective", "NonFiniteLossError", "RefitResult"]
+
+_logger = logging.getLogger("optuna_biotune")
 
 # Seeds draw from torch's global generators in turns: only one thread may train at a time.
 _TRAINING = threading.Lock()
@@ -181,6 +184,7 @@ class FineTuningObjective:
         resolved = resolve_device(device)
         precision = resolve_precision(precision, resolved)
 
+        start = time.perf_counter()
         self._transform = transform
         data, whole = load_training_data(train, val, transform)
         self._folds = stratified_folds(data.labels, whole, folds)
@@ -188,6 +192,13 @@ class FineTuningObjective:
             model, blocks, data, self._seeds[0], resolved, precision
         )
         self._data = data.to(choose_data_device(data.n_bytes, resolved))
+        _logger.info(
+            "Read %d images in %.1f s: %.0f MiB on %s.",
+            len(data),
+            time.perf_counter() - start,
+            data.n_bytes / 2**20,
+            self._data.images.device,
+        )
         sharing = PrefixSharing(
             template,
             resolved,

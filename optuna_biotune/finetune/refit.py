@@ -13,7 +13,8 @@ from torch import nn
 from optuna_biotune.finetune.data import LabelledImages
 from optuna_biotune.finetune.metrics import METRIC_NAMES, compute_metric
 from optuna_biotune.finetune.outcome import standard_deviation
-from optuna_biotune.finetune.training import SeedRun, TrainingSettings
+from optuna_biotune.finetune.settings import TrainingSettings
+from optuna_biotune.finetune.training import SeedRun
 from optuna_biotune.genotype import FineTuningPlan
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -18,8 +17,8 @@ from optuna_biotune.finetune.gradients import (
     normalises_over_batch,
 )
 from optuna_biotune.finetune.metrics import compute_metric
-from optuna_biotune.finetune.partition import BlockPartition
-from optuna_biotune.finetune.prefix import FrozenPrefix, PrefixSharing
+from optuna_biotune.finetune.prefix import FrozenPrefix
+from optuna_biotune.finetune.settings import TrainingSettings
 from optuna_biotune.finetune.splits import Fold, batches
 from optuna_biotune.finetune.telemetry import Telemetry
 from optuna_biotune.genotype import FineTuningPlan
@@ -30,38 +29,6 @@ _STEPS_BETWEEN_LOSS_CHECKS = {"cuda": 32}
 
 class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite; the message names the block and its learning rate."""
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """What is the same for all plans, seeds and trials.
-
-    Attributes:
-        build_model: Builds a network, under the random numbers of a seed.
-        template: The blocks, found once on a network of the same architecture.
-        lr: Base learning rate, absolute.
-        epochs: Most epochs a network trains for, and the length of the cosine schedule.
-        patience: Epochs without improvement after which a seed stops.
-        batch_size: Images a step.
-        metric: Name of the validation metric.
-        device: Where the networks run.
-        precision: ``"fp32"`` or ``"bf16"``.
-        augment: Changes a batch of training images, float [N, C, H, W] on the device; None for
-            none.
-        sharing: Lets networks keep what their frozen first blocks compute; None does not.
-    """
-
-    build_model: Callable[[], nn.Module]
-    template: BlockPartition
-    lr: float
-    epochs: int
-    patience: int
-    batch_size: int
-    metric: str
-    device: torch.device
-    precision: str
-    augment: Callable[[Tensor], Tensor] | None
-    sharing: PrefixSharing | None = None
 
 
 class SeedRun:

@@ -14,7 +14,8 @@ from torch import nn
 from optuna_biotune import FineTuningPlan, partition_blocks
 from optuna_biotune.finetune.data import LabelledImages
 from optuna_biotune.finetune.prefix import PrefixSharing
-from optuna_biotune.finetune.training import SeedRun, TrainingSettings
+from optuna_biotune.finetune.settings import TrainingSettings
+from optuna_biotune.finetune.training import SeedRun
 
 N_CLASSES = 3
 # A whole batch and a shorter one.

@@ -64,8 +64,9 @@ def test_operations_are_counted_of_what_trains_and_of_what_lies_before_it(digits
 def test_a_trial_is_one_line_in_the_log_with_where_its_time_went(
     make_objective: MakeObjective, caplog: pytest.LogCaptureFixture
 ) -> None:
+    objective = make_objective(epochs=1)
     caplog.set_level(logging.INFO, logger="optuna_biotune")
-    make_objective(epochs=1)(FixedTrial(STEM_FROZEN.to_params()))
+    objective(FixedTrial(STEM_FROZEN.to_params()))
     lines = [record.getMessage() for record in caplog.records if record.name == "optuna_biotune"]
     assert len(lines) == 1
     assert "blocks FTT" in lines[0]
@@ -79,6 +80,16 @@ class Heavy(SmallNet):
     def __init__(self) -> None:
         super().__init__()
         self.stem.register_buffer("ballast", torch.ones(2**18))
+
+
+def test_reading_the_data_is_one_line_in_the_log(
+    make_objective: MakeObjective, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="optuna_biotune")
+    make_objective()
+    (line,) = caplog.messages
+    assert line.startswith("Read 500 images in 0.")
+    assert line.endswith("0 MiB on cpu.")
 
 
 def test_memory_stays_flat_over_a_hundred_trials(make_objective: MakeObjective) -> None:

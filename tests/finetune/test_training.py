@@ -13,11 +13,11 @@ from torchvision.models.inception import InceptionOutputs
 
 from optuna_biotune.finetune.gradients import accumulate_gradients, main_logits
 from optuna_biotune.finetune.partition import partition_blocks
+from optuna_biotune.finetune.settings import TrainingSettings
 from optuna_biotune.finetune.splits import load_training_data
 from optuna_biotune.finetune.training import (
     NonFiniteLossError,
     SeedRun,
-    TrainingSettings,
     train_in_lockstep,
 )
 from optuna_biotune.genotype import FineTuningPlan

@@ -1,0 +1,448 @@
+"""Compare the speed of ``FineTuningObjective`` with training loops as users write them.
+
+python benchmarks/engine_speed.py --data DIR --device cpu
+python benchmarks/engine_speed.py --data DIR --device cuda
+
+Three ways to train the same plans on the same images, side by side in one run, each plan by each
+way in turn, so that whatever else the machine does slows all of them alike:
+
+- ``loader``: a plain, competent PyTorch loop in float32: a DataLoader with worker processes that
+  decode JPEG files with PIL and transform them; frozen parameters need no gradients, frozen blocks
+  are in evaluation mode.
+- ``resident``: the same loop on images that were decoded once and lie on the device.
+- ``engine``: ``FineTuningObjective`` with its defaults, one object for all plans, as in a study.
+
+Plans: full fine-tuning, the first half of the blocks frozen, a linear probe, and random genotypes
+(the mean over all). Each trial trains the same number of seeds and epochs, without early stopping.
+The best validation accuracy of each trial, mean over the seeds, stands beside its time. The time
+does not hold the engine's preparation (reading all images once), which is shown by itself.
+
+On the CPU the network is the small one of these benchmarks, from its checkpoint. On CUDA they are
+torchvision's ResNet-18, ResNet-50 and DenseNet-121 at 224 x 224 pixels, with random weights
+unless ``--pretrained`` is given (torchvision then downloads them): accuracies of random weights
+show only that all ways train alike. What the device can do at most in bfloat16 is measured, too.
+
+Results go to ``results/engine_speed/<device>.json`` and ``.md``.
+
+Goals: the engine never slower than ``loader``; a linear probe at least 8 times, and the mean of 50
+random genotypes at least 1.5 times as fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from checkpoints import checkpoint_path, library_versions, load_checkpoint
+from optuna.trial import FixedTrial
+from PIL import Image
+from targets import TARGETS
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+from optuna_biotune import BlockPartition, FineTuningObjective, FineTuningPlan, partition_blocks
+from optuna_biotune.finetune.data import LabelledImages, load_images
+from optuna_biotune.finetune.device import resolve_device
+
+RESULTS = Path(__file__).parent / "results" / "engine_speed"
+WAYS = ("loader", "resident", "engine")
+NETWORKS = {"cpu": ("small_resnet",), "cuda": ("resnet18", "resnet50", "densenet121")}
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class JpegFiles(Dataset[tuple[Image.Image, int]]):
+    """Images in JPEG files, as a folder of photographs has them."""
+
+    def __init__(self, files: Sequence[Path], labels: Sequence[int]) -> None:
+        self.files, self.labels = files, labels
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """Return the decoded image and its label."""
+        with Image.open(self.files[index]) as image:
+            return image.convert("RGB"), self.labels[index]
+
+    def __len__(self) -> int:
+        """Return the number of files."""
+        return len(self.files)
+
+
+class Transformed(Dataset[tuple[Tensor, int]]):
+    """A data set whose images are transformed each time that they are read."""
+
+    def __init__(self, images: JpegFiles, transform: Callable[[Any], Tensor]) -> None:
+        self.images, self.transform = images, transform
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Return the transformed image and its label."""
+        image, label = self.images[index]
+        return self.transform(image), label
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is trained, and for how long."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    train: JpegFiles
+    val: JpegFiles
+    transform: Callable[[Any], Tensor]
+    device: torch.device
+    batch_size: int
+    epochs: int
+    seeds: int
+    workers: int
+
+
+Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
+
+
+def plain_trial(
+    problem: Problem, template: BlockPartition, plan: FineTuningPlan, train: Batches, val: Batches
+) -> float:
+    """Train a plan with each seed in a plain loop.
+
+    Returns:
+        The best validation accuracy, mean over the seeds.
+    """
+    best = []
+    for seed in range(problem.seeds):
+        torch.manual_seed(seed)
+        model = problem.build().to(problem.device)
+        blocks = template.for_model(model)
+        optimizer = torch.optim.Adam(blocks.param_groups(plan, lr=1e-3))
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=problem.epochs)
+        scores = []
+        for _ in range(problem.epochs):
+            blocks.train(plan)
+            for images, labels in train():
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            schedule.step()
+            model.eval()
+            right = n_images = 0
+            with torch.no_grad():
+                for images, labels in val():
+                    right += int((model(images).argmax(1) == labels).sum())
+                    n_images += len(labels)
+            scores.append(right / n_images)
+        best.append(max(scores))
+    return statistics.fmean(best)
+
+
+def loader_batches(problem: Problem, images: JpegFiles, shuffle: bool) -> Batches:
+    """Read batches with worker processes that stay."""
+    loader = DataLoader(
+        Transformed(images, problem.transform),
+        problem.batch_size,
+        shuffle=shuffle,
+        num_workers=problem.workers,
+        persistent_workers=problem.workers > 0,
+        pin_memory=problem.device.type == "cuda",
+    )
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for inputs, labels in loader:
+            yield (
+                inputs.to(problem.device, non_blocking=True),
+                labels.to(problem.device, non_blocking=True),
+            )
+
+    return batches
+
+
+def resident_batches(problem: Problem, data: LabelledImages, shuffle: bool) -> Batches:
+    """Take batches of images that lie on the device."""
+    data = data.to(problem.device)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        n_images = len(data)
+        order = torch.randperm(n_images) if shuffle else torch.arange(n_images)
+        for indices in torch.split(order.to(problem.device), problem.batch_size):
+            yield data.images[indices], data.labels[indices]
+
+    return batches
+
+
+def random_plans(names: Sequence[str], n_plans: int) -> list[FineTuningPlan]:
+    """Draw plans as the first generation of a search does: valid ones, uniformly."""
+    rng = np.random.default_rng(0)
+    plans: list[FineTuningPlan] = []
+    while len(plans) < n_plans:
+        plan = FineTuningPlan.from_genes(names, list(rng.random(len(names))), float(rng.random()))
+        if plan.trainable:
+            plans.append(plan)
+    return plans
+
+
+def compare(problem: Problem, n_plans: int) -> dict[str, Any]:
+    """Train all plans in all ways and return seconds a trial and accuracies."""
+    start = time.perf_counter()
+    objective = FineTuningObjective(
+        model=problem.build,
+        train=problem.train,
+        val=problem.val,
+        transform=problem.transform,
+        epochs=problem.epochs,
+        patience=problem.epochs,
+        seeds=range(problem.seeds),
+        batch_size=problem.batch_size,
+        metric="accuracy",
+        device=problem.device,
+    )
+    preparation = time.perf_counter() - start
+    sets = {"train": problem.train, "val": problem.val}
+    batches: dict[str, dict[str, Batches]] = {"loader": {}, "resident": {}}
+    for part, images in sets.items():
+        batches["loader"][part] = loader_batches(problem, images, part == "train")
+        data = load_images(images, problem.transform, part)
+        batches["resident"][part] = resident_batches(problem, data, part == "train")
+
+    template = partition_blocks(problem.build())
+    attributes: dict[str, Any] = {}
+
+    def run(way: str, plan: FineTuningPlan) -> float:
+        if way != "engine":
+            return plain_trial(problem, template, plan, **batches[way])
+        trial = FixedTrial(plan.to_params())
+        value = objective(trial)
+        attributes.update(trial.user_attrs)
+        assert isinstance(value, float)
+        return value
+
+    names = objective.block_names
+    half = {name: float(i >= len(names) // 2) for i, name in enumerate(names)}
+    kinds = {
+        "full fine-tuning": [FineTuningPlan.full(names)],
+        "first half frozen": [FineTuningPlan(half)],
+        "linear probe": [FineTuningPlan.linear_probe(names)],
+        f"mean of {n_plans} random genotypes": random_plans(names, n_plans),
+    }
+    for way in WAYS:  # Not timed: libraries load, workers start.
+        run(way, FineTuningPlan.full(names))
+    rows: dict[str, Any] = {}
+    for kind, plans in kinds.items():
+        seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+        values: dict[str, list[float]] = {way: [] for way in WAYS}
+        for plan in tqdm(plans, desc=f"{problem.name}, {kind}", leave=False):
+            for way in WAYS:
+                _wait_for(problem.device)
+                start = time.perf_counter()
+                values[way].append(run(way, plan))
+                _wait_for(problem.device)
+                seconds[way].append(time.perf_counter() - start)
+        rows[kind] = {
+            way: {
+                "seconds": statistics.fmean(seconds[way]),
+                "accuracy": statistics.fmean(values[way]),
+            }
+            for way in WAYS
+        }
+        rows[kind]["engine"]["teraflops_a_second"] = attributes.get("teraflops_per_second")
+    return {"preparation": preparation, "trials": rows}
+
+
+def _wait_for(device: torch.device) -> None:
+    """Wait until the device has done everything that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def bfloat16_ceiling(device: torch.device) -> dict[str, float]:
+    """Measure the device's greatest speed in bfloat16, in teraflop/s.
+
+    Returns:
+        That of a product of 8192 x 8192 matrices, and of a 3 x 3 convolution of 256 channels.
+    """
+    options: dict[str, Any] = {"device": device, "dtype": torch.bfloat16}
+    one, other = (torch.randn(8192, 8192, **options) for _ in range(2))
+    images = torch.randn(128, 256, 56, 56, **options).to(memory_format=torch.channels_last)
+    layer = nn.Conv2d(256, 256, 3, padding=1, bias=False).to(**options)
+    layer = layer.to(memory_format=torch.channels_last)
+    cases: dict[str, tuple[Callable[[], Tensor], int]] = {
+        "matrix product": (lambda: one @ other, 2 * 8192**3),
+        "convolution": (lambda: layer(images), 2 * 128 * 56 * 56 * 256 * 256 * 9),
+    }
+    ceiling = {}
+    with torch.no_grad():
+        for name, (compute, flops) in cases.items():
+            times = []
+            for _ in range(30):
+                _wait_for(device)
+                start = time.perf_counter()
+                compute()
+                _wait_for(device)
+                times.append(time.perf_counter() - start)
+            ceiling[name] = flops / min(times) / 1e12
+    return ceiling
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Return the results as Markdown tables, one a network."""
+    lines = [f"`{result['command']}`", "", f"{result['machine']}", ""]
+    if result["bfloat16_ceiling"]:
+        shown = (f"{name} {value:.0f}" for name, value in result["bfloat16_ceiling"].items())
+        lines += [f"Greatest speed in bfloat16, TFLOP/s: {', '.join(shown)}.", ""]
+    for network, measured in result["networks"].items():
+        lines += [
+            f"{network}; the engine's preparation took {measured['preparation']:.1f} s.",
+            "",
+            "| | loader, s | resident, s | engine, s | faster than loader | than resident "
+            "| accuracy: loader | resident | engine |",
+            "|---" * 9 + "|",
+        ]
+        for kind, row in measured["trials"].items():
+            seconds = [row[way]["seconds"] for way in WAYS]
+            ratios = (seconds[0] / seconds[2], seconds[1] / seconds[2])
+            cells = [
+                kind,
+                *(f"{value:.2f}" for value in seconds),
+                *(f"x {ratio:.1f}" for ratio in ratios),
+                *(f"{row[way]['accuracy']:.3f}" for way in WAYS),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def write_jpegs(path: Path, directory: Path, size: int, most: int) -> dict[str, JpegFiles]:
+    """Write a target's images as JPEG files a quarter larger than the network takes them.
+
+    Args:
+        path: The target's file, as ``targets.py`` reads it.
+        directory: Where to write.
+        size: Height and width that the network takes.
+        most: Most training and most validation images.
+    """
+    sets = {}
+    with np.load(path, allow_pickle=False) as file:
+        images, labels, split = file["images"], file["labels"], file["split"]
+    stored = math.ceil(size * 1.25)
+    for code, part in enumerate(("train", "val")):
+        chosen = np.random.default_rng(0).permutation(np.flatnonzero(split == code))[:most]
+        files = [directory / f"{index}.jpg" for index in chosen]
+        for index, name in zip(chosen, files, strict=True):
+            Image.fromarray(images[index]).resize((stored, stored)).save(name, quality=95)
+        sets[part] = JpegFiles(files, [int(label) for label in labels[chosen]])
+    return sets
+
+
+def _build(network: str, n_classes: int, pretrained: bool) -> Callable[[], nn.Module]:
+    """Return what builds a network with a body that is the same each time, and a new head."""
+    if network == "small_resnet":
+        checkpoint = load_checkpoint(checkpoint_path(network))
+        return lambda: checkpoint.build(n_classes)
+    import torchvision
+
+    body = torchvision.models.get_model(network, weights="DEFAULT" if pretrained else None)
+    state = body.state_dict()
+    head = "classifier" if network.startswith("densenet") else "fc"
+
+    def build() -> nn.Module:
+        model: nn.Module = torchvision.models.get_model(network)
+        model.load_state_dict(state)
+        setattr(model, head, nn.Linear(getattr(model, head).in_features, n_classes))
+        return model
+
+    return build
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print the tables and write the results."""
+    parser = argparse.ArgumentParser(description="Measure the speed of FineTuningObjective.")
+    parser.add_argument("--data", type=Path, required=True, help="directory of the target sets")
+    parser.add_argument("--target", choices=TARGETS, default="isic8")
+    parser.add_argument("--device", default="auto", help="cpu or cuda (default: auto)")
+    parser.add_argument("--networks", nargs="+", help="default: those of the device")
+    parser.add_argument("--pretrained", action="store_true", help="torchvision's weights on CUDA")
+    parser.add_argument("--images", type=int, help="training and validation images, most of each")
+    parser.add_argument("--size", type=int, help="height and width (default: 32, CUDA: 224)")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--genotypes", type=int, default=50, help="random plans (default: 50)")
+    parser.add_argument("--workers", type=int, help="of the data loaders (default: all cores)")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    device = resolve_device(options.device)
+    on_cuda = device.type == "cuda"
+    size = options.size or (224 if on_cuda else 32)
+    most = options.images or (1200 if on_cuda else 320)
+    workers = options.workers if options.workers is not None else (os.cpu_count() or 1)
+    name = torch.cuda.get_device_name(device) if on_cuda else f"CPU, {torch.get_num_threads()}"
+    result: dict[str, Any] = {
+        "command": " ".join(["python benchmarks/engine_speed.py", *_public(options)]),
+        "machine": f"{name}{'' if on_cuda else ' thread(s)'}, {os.cpu_count()} cores, "
+        f"{workers} loader workers. "
+        + ", ".join(f"{library} {version}" for library, version in library_versions().items()),
+        "bfloat16_ceiling": bfloat16_ceiling(device) if on_cuda else None,
+        "networks": {},
+    }
+    with tempfile.TemporaryDirectory() as directory:
+        path = options.data / f"{options.target}.npz"
+        files = write_jpegs(path, Path(directory), size, most)
+        n_classes = max(files["train"].labels) + 1
+        for network in options.networks or NETWORKS[device.type]:
+            mean, std = _IMAGENET
+            if network == "small_resnet":
+                record = load_checkpoint(checkpoint_path(network)).record
+                mean, std = record.mean, record.std  # type: ignore[assignment]
+            transform = v2.Compose(
+                [
+                    v2.Resize(size, antialias=True),
+                    v2.CenterCrop(size),
+                    v2.ToImage(),
+                    v2.ToDtype(torch.float32, scale=True),
+                    v2.Normalize(mean, std),
+                ]
+            )
+            problem = Problem(
+                name=network,
+                build=_build(network, n_classes, options.pretrained),
+                train=files["train"],
+                val=files["val"],
+                transform=transform,
+                device=device,
+                batch_size=options.batch_size,
+                epochs=options.epochs,
+                seeds=options.seeds,
+                workers=workers,
+            )
+            result["networks"][network] = compare(problem, options.genotypes)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / f"{device.type}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (options.out / f"{device.type}.md").write_text(markdown(result) + "\n")
+    print(markdown(result))
+
+
+def _public(options: argparse.Namespace) -> list[str]:
+    """Return the options that decide the figures, without paths."""
+    shown = ["--data DIR", f"--device {options.device}", f"--target {options.target}"]
+    if options.images is not None:
+        shown.append(f"--images {options.images}")
+    shown += [f"--epochs {options.epochs}", f"--seeds {options.seeds}"]
+    return [*shown, f"--batch-size {options.batch_size}", f"--genotypes {options.genotypes}"]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
