@@ -128,7 +128,7 @@ class Breeder:
         first = self.known.get(self.encoding.phenotype(half))
         if first is None:
             return True
-        tag = Tag.from_attrs(self.trials[first].system_attrs)
+        tag = Tag.of(self.trials[first])
         return tag is not None and tag.is_half_of(elite.number, self.state.generation)
 
     def _genotype(self, number: int) -> Genotype:
@@ -157,7 +157,7 @@ class Breeder:
         An individual's own change is its distance from the mean of its parents; to that comes,
         times the momentum, the mean memory of the parents.
         """
-        tag = Tag.from_attrs(self.trials[number].system_attrs)
+        tag = Tag.of(self.trials[number])
         genes = self._genotype(number)[0]
         if tag is None or not tag.parents or weight < _LEAST_MEMORY:
             return np.zeros_like(genes)

@@ -72,15 +72,16 @@ class EvolutionState:
     open_halves: tuple[tuple[Individual, Role], ...] = ()
 
 
-def individual(trial: FrozenTrial, directions: Sequence[StudyDirection]) -> Individual:
-    """See a complete or pruned trial as an individual."""
+def individual(
+    trial: FrozenTrial, directions: Sequence[StudyDirection], n_trials: int
+) -> Individual:
+    """See a complete or pruned trial of a study that has ``n_trials`` trials as an individual."""
     fitness = None
     if trial.state == TrialState.COMPLETE and len(directions) == 1:
         value = trial.values[0]
         fitness = value if is_minimised(directions[0]) else 1.0 - value
-    tag = Tag.from_attrs(trial.system_attrs)
-    if tag is None or max(tag.generation, *tag.parents, 0) > trial.number:
-        # Nothing that it could have been bred from: it was copied from another study.
+    tag = Tag.of(trial)
+    if tag is None or tag.generation >= n_trials:
         tag = Tag(0, "adopted")
     return Individual(trial.number, tag, merit(trial, directions), fitness)
 
@@ -226,13 +227,13 @@ class EvolutionHistory:
         self._n_read = len(trials)
         for trial in unread:
             if not trial.state.is_finished():
-                self._unfinished[trial.number] = Tag.from_attrs(trial.system_attrs)
+                self._unfinished[trial.number] = Tag.of(trial)
                 continue
             self._unfinished.pop(trial.number, None)
             if trial.state == TrialState.FAIL:
                 self._take_in_failure(trial)
             else:
-                self._take_in(individual(trial, self._directions))
+                self._take_in(individual(trial, self._directions, self._n_read))
 
     def unread(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Return those of all trials that were unfinished or missing at the last update.
@@ -249,7 +250,7 @@ class EvolutionHistory:
         del self._populations[one.tag.generation + 1 :]
 
     def _take_in_failure(self, trial: FrozenTrial) -> None:
-        tag = Tag.from_attrs(trial.system_attrs)
+        tag = Tag.of(trial)
         if tag is not None and tag.is_half:
             self._failures[tag] += 1
 

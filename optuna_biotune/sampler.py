@@ -236,9 +236,7 @@ class BioTuneSampler(BaseSampler):
         they read, so at least one of them sees the other and leaves the place.
         """
         return any(
-            other.number != trial.number
-            and other.state != TrialState.FAIL
-            and Tag.from_attrs(other.system_attrs) == tag
+            other.number != trial.number and other.state != TrialState.FAIL and Tag.of(other) == tag
             for other in self._reader_of(study).changed(study)
         )
 
@@ -272,4 +270,4 @@ def _is_begun(trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]) 
 
 
 def _write_tag(study: Study, trial: FrozenTrial, tag: Tag) -> None:
-    _compat.set_trial_system_attr(study, trial, TAG_KEY, tag.to_attr())
+    _compat.set_trial_system_attr(study, trial, TAG_KEY, tag.to_attr(trial.number))

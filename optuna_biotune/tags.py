@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard, get_args
 
 from optuna import Trial
+from optuna.trial import FrozenTrial
 
 from optuna_biotune import _compat
 
@@ -45,22 +46,35 @@ class Tag:
         """Tell whether the trial is half of an elite's pair in a generation."""
         return self.is_half and self.parents == (elite,) and self.generation == generation
 
-    def to_attr(self) -> dict[str, Any]:
-        """Return the value of the system attribute."""
+    def to_attr(self, number: int) -> dict[str, Any]:
+        """Return the value of the system attribute of the trial of this number."""
         return {
             "generation": self.generation,
             "role": self.role,
             "parents": list(self.parents),
+            "trial": number,
         }
 
     @classmethod
-    def from_attrs(cls, system_attrs: Mapping[str, Any]) -> Tag | None:
-        """Read the tag from a trial's system attributes.
+    def of(cls, trial: FrozenTrial) -> Tag | None:
+        """Read a trial's tag.
 
         Returns:
-            None if there is no tag, or none that this version understands: other versions may
-            write others.
+            None if there is no tag, or none that this version understands, or that of another
+            trial: trials can be added to a study with the attributes that they had in another one.
+            The trial of a dead worker, run again, keeps the tag.
         """
+        attrs = trial.system_attrs
+        tag = cls.from_attrs(attrs)
+        if tag is None:
+            return None
+        number = attrs[TAG_KEY].get("trial")
+        own = number == trial.number or number in attrs.get("retry_history", ())
+        return tag if own else None
+
+    @classmethod
+    def from_attrs(cls, system_attrs: Mapping[str, Any]) -> Tag | None:
+        """Read the tag from system attributes, whosever they are; None if there is none."""
         attr = system_attrs.get(TAG_KEY)
         if not isinstance(attr, dict):
             return None

@@ -560,6 +560,7 @@ GOOD_TAG = {"generation": 1, "role": "offspring", "parents": [0, 1]}
         {**GOOD_TAG, "parents": [0, None]},
         {**GOOD_TAG, "role": "elite_plus", "parents": []},
         {"generation": 1, "role": "offspring"},
+        {**GOOD_TAG, "trial": 99},
         {"version": 2, "individual": {"generation": 1}},
     ],
     ids=str,
@@ -591,4 +592,7 @@ def test_parents_that_the_study_does_not_have_are_forgotten() -> None:
 
 
 def test_a_tag_with_more_keys_than_we_know_is_understood() -> None:
-    assert Tag.from_attrs({TAG_KEY: {**GOOD_TAG, "fold": 1}}) == Tag(1, "offspring", (0, 1))
+    attrs = {TAG_KEY: {**GOOD_TAG, "trial": 3, "fold": 1}}
+    trial = optuna.create_trial(value=0.0, system_attrs=attrs)
+    trial.number = 3
+    assert Tag.of(trial) == Tag(1, "offspring", (0, 1))

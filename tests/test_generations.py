@@ -26,7 +26,7 @@ def trial(
         state=state,
         value=value,
         intermediate_values=reports,
-        system_attrs={} if tag is None else {TAG_KEY: tag.to_attr()},
+        system_attrs={} if tag is None else {TAG_KEY: tag.to_attr(number)},
     )
     made.number = number
     return made
@@ -198,9 +198,7 @@ def test_reading_as_trials_finish_gives_the_state_of_reading_all_at_once(
     case: tuple[list[FrozenTrial], list[int]],
 ) -> None:
     final, order = case
-    current = [
-        trial(t.number, state=TrialState.RUNNING, tag=Tag.from_attrs(t.system_attrs)) for t in final
-    ]
+    current = [trial(t.number, state=TrialState.RUNNING, tag=Tag.of(t)) for t in final]
     watching = history([])
     for number in order:
         current[number] = final[number]

@@ -40,7 +40,7 @@ def objective(trial: optuna.Trial) -> float:
 
 
 def tag_of(trial: FrozenTrial) -> Tag:
-    tag = Tag.from_attrs(trial.system_attrs)
+    tag = Tag.of(trial)
     assert tag is not None, f"trial {trial.number} has no tag"
     return tag
 
@@ -401,6 +401,19 @@ def test_threads_share_a_sampler_without_losing_a_place() -> None:
     assert max(halves.values()) == 1
     genotypes = Counter(tuple(sorted(trial.params.items())) for trial in study.trials)
     assert max(genotypes.values()) == 1
+
+
+def test_a_slow_trial_may_descend_from_trials_of_higher_numbers() -> None:
+    study = new_study(BioTuneSampler(seed=0, search_space=SPACE))
+    slow = study.ask()
+    study.optimize(objective, n_trials=12)
+    study.tell(slow, objective(slow))
+    tag = tag_of(study.trials[0])
+    assert (tag.generation, tag.is_half) == (1, True)
+    study.optimize(objective, n_trials=10)
+    assert roles_by_generation(study.trials)[1].total() == 13
+    halves = Counter(tag_of(t) for t in study.trials if tag_of(t).is_half)
+    assert max(halves.values()) == 1
 
 
 def test_halves_given_to_two_workers_mirror_each_other() -> None:

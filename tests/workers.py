@@ -120,7 +120,7 @@ def work_until(address: StorageAddress, n_complete: int) -> None:
 
 
 def tag_of(trial: FrozenTrial) -> Tag:
-    tag = Tag.from_attrs(trial.system_attrs)
+    tag = Tag.of(trial)
     assert tag is not None, f"trial {trial.number} has no place in the evolution"
     return tag
 
