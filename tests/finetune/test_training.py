@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable
 from typing import Any
@@ -141,6 +142,23 @@ def test_frozen_blocks_stay_bit_identical_and_the_others_train(digits: Digits) -
     run.check_frozen()
     for name, tensor in run.model.state_dict().items():
         assert torch.equal(tensor, before[name]) == name.startswith("body"), name
+
+
+def test_a_body_that_is_always_the_same_is_not_copied_to_check_that_it_is_frozen(
+    digits: Digits,
+) -> None:
+    network = SmallNet()
+    settings = make_settings(build_model=lambda: copy.deepcopy(network))
+    (run,), _ = train(digits, HEAD_AND_STEM, [0], settings)
+    templates = {id(p) for p in settings.template.model.parameters()}
+    body = {name: t for name, t in run._frozen_state.items() if name.endswith(("weight", "bias"))}
+    assert len(body) == 4
+    assert all(id(tensor) in templates for tensor in body.values())
+    run.check_frozen()
+    with torch.no_grad():
+        run.model.get_parameter("body.0.bias")[0] += 1e-6
+    with pytest.raises(RuntimeError, match=r"body\.0\.bias"):
+        run.check_frozen()
 
 
 def test_learning_rates_follow_the_plan_and_a_cosine_over_the_epochs(digits: Digits) -> None:
