@@ -24,7 +24,7 @@ from checkpoints import (
 from networks import NETWORKS, build_network
 from PIL import Image
 from torch import Tensor, nn
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from optuna_biotune.finetune.device import autocast, resolve_device, resolve_precision
 
