@@ -8,10 +8,12 @@ after 100, 1,000 and 10,000 finished trials of 8 and 16 float parameters, in mem
 file and in PostgreSQL.
 
 All samplers and sizes of one storage take turns, so that what else the machine does hits them
-alike: compare figures of one run with each other. The tables show medians. A median leaves out
-what happens once a generation, such as NSGA-II's selection of parents; the JSON file has the means
-and the 90th percentiles, too. The studies were filled by the samplers themselves, except TPE's,
-which holds random trials.
+alike: compare figures of one run with each other. In a database nearly all of the time is spent
+waiting for the disk, a dozen times a trial, whatever the sampler; the processor time of the
+sampler's own process shows what the sampler makes of the rest. The tables show medians. A median
+leaves out what happens once a generation, such as NSGA-II's selection of parents; the JSON file has
+the means and the 90th percentiles, too. The studies were filled by the samplers themselves, except
+TPE's, which holds random trials.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ _WARM_UP_TRIALS = 2
 _LEAST_REPETITIONS = 5
 
 Cell = tuple[str, int]  # sampler, finished trials
+Sample = tuple[float, float]  # seconds, seconds of processor time
 Key = tuple[str, int, str, int]  # storage, parameters, sampler, finished trials
 
 
@@ -50,7 +53,7 @@ def measure(
     *,
     repetitions: int,
     limit: float,
-) -> dict[Cell, list[float]]:
+) -> dict[Cell, list[Sample]]:
     """Time single trials of every sampler after every number of finished trials, in turns.
 
     Args:
@@ -61,7 +64,7 @@ def measure(
         limit: Seconds after which a sampler at one size is timed no more, if it has had 5 trials.
 
     Returns:
-        Seconds of each trial, by sampler and size.
+        Seconds of each trial, and those of processor time, by sampler and size.
     """
     studies = {}
     for name, size in itertools.product(histories, sizes):
@@ -76,33 +79,42 @@ def measure(
     # The other studies' trials would make each collection slow that happens in a timed trial.
     gc.collect()
     gc.freeze()
-    seconds: dict[Cell, list[float]] = {cell: [] for cell in studies}
+    samples: dict[Cell, list[Sample]] = {cell: [] for cell in studies}
     for _ in range(repetitions):
         for cell, study in studies.items():
-            if len(seconds[cell]) >= _LEAST_REPETITIONS and sum(seconds[cell]) > limit:
+            spent = sum(seconds for seconds, _ in samples[cell])
+            if len(samples[cell]) >= _LEAST_REPETITIONS and spent > limit:
                 continue
-            start = time.perf_counter()
+            start, processor_start = time.perf_counter(), time.process_time()
             run_trial(study, names)
-            seconds[cell].append(time.perf_counter() - start)
+            samples[cell].append(
+                (time.perf_counter() - start, time.process_time() - processor_start)
+            )
     gc.unfreeze()
-    return seconds
+    return samples
 
 
-def summary(seconds: Sequence[float]) -> dict[str, float]:
+def summary(samples: Sequence[Sample]) -> dict[str, float]:
     """Summarise the seconds of single trials, in milliseconds."""
-    milliseconds = sorted(1e3 * second for second in seconds)
+    milliseconds = sorted(1e3 * seconds for seconds, _ in samples)
     return {
         "median_ms": round(statistics.median(milliseconds), 3),
         "mean_ms": round(statistics.fmean(milliseconds), 3),
         "p90_ms": round(milliseconds[int(0.9 * (len(milliseconds) - 1))], 3),
+        "processor_ms": round(1e3 * statistics.median(processor for _, processor in samples), 3),
         "repetitions": len(milliseconds),
     }
 
 
-def medians(results: Sequence[Mapping[str, Any]]) -> dict[Key, float]:
-    """Return the median milliseconds by storage, parameters, sampler and finished trials."""
+def medians(results: Sequence[Mapping[str, Any]], field: str) -> dict[Key, float]:
+    """Return a median by storage, parameters, sampler and finished trials.
+
+    Args:
+        results: The rows of all measurements.
+        field: ``"median_ms"`` or ``"processor_ms"``.
+    """
     return {
-        (row["storage"], row["n_params"], row["sampler"], row["n_trials"]): row["median_ms"]
+        (row["storage"], row["n_params"], row["sampler"], row["n_trials"]): row[field]
         for row in results
     }
 
@@ -115,24 +127,29 @@ def comparisons(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     Returns:
         For each storage and number of parameters: ``of_nsga2``, the share of NSGA-II's time that
-        BioTune takes in the largest study, and ``growth``, how many times more it adds to random
-        sampling in the largest study than in the smallest.
+        BioTune takes in the largest study; ``added_of_nsga2``, the share of the processor time
+        that NSGA-II adds to random sampling there; and ``growth``, how many times more processor
+        time BioTune adds to random sampling in the largest study than in the smallest.
     """
-    ms = medians(results)
+    ms, processor = (medians(results, field) for field in ("median_ms", "processor_ms"))
     sizes = sorted({key[3] for key in ms})
     compared = []
     for storage, n_params in sorted({key[:2] for key in ms}):
-        least, most = (
-            {sampler: ms[storage, n_params, sampler, size] for sampler in SAMPLERS}
-            for size in (sizes[0], sizes[-1])
-        )
-        growth = (most["BioTune"] - most["random"]) / (least["BioTune"] - least["random"])
+        times = {name: ms[storage, n_params, name, sizes[-1]] for name in ("BioTune", "NSGA-II")}
+        added = {
+            (name, size): processor[storage, n_params, name, size]
+            - processor[storage, n_params, "random", size]
+            for name in times
+            for size in sizes
+        }
+        bio, nsga2 = added["BioTune", sizes[-1]], added["NSGA-II", sizes[-1]]
         compared.append(
             {
                 "storage": storage,
                 "n_params": n_params,
-                "of_nsga2": round(most["BioTune"] / most["NSGA-II"], 3),
-                "growth": round(growth, 3),
+                "of_nsga2": round(times["BioTune"] / times["NSGA-II"], 3),
+                "added_of_nsga2": round(bio / nsga2, 3),
+                "growth": round(bio / added["BioTune", sizes[0]], 3),
             }
         )
     return compared
@@ -140,25 +157,32 @@ def comparisons(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def table(result: Mapping[str, Any]) -> str:
     """Return a run as Markdown: a table of medians, and BioTune's comparison with others."""
-    ms = medians(result["results"])
+    ms, processor = (medians(result["results"], f) for f in ("median_ms", "processor_ms"))
     sizes = sorted({key[3] for key in ms})
+    header = [f"{size:,}" for size in sizes] + [f"processor, {size:,}" for size in sizes]
     lines = [
-        "Median milliseconds of a trial, by the number of finished trials:",
+        "Median milliseconds of a trial after a number of finished trials, and of those the "
+        "milliseconds of processor time:",
         "",
-        "| storage | parameters | sampler | " + " | ".join(f"{size:,}" for size in sizes) + " |",
-        "|---|---|---|" + "---:|" * len(sizes),
+        f"| storage | parameters | sampler | {' | '.join(header)} |",
+        "|---|---|---|" + "---:|" * len(header),
     ]
     for storage, n_params, sampler in dict.fromkeys(key[:3] for key in ms):
-        times = (f"{ms[storage, n_params, sampler, size]:.2f}" for size in sizes)
-        lines.append(f"| {storage} | {n_params} | {sampler} | {' | '.join(times)} |")
+        times = [times[storage, n_params, sampler, n] for times in (ms, processor) for n in sizes]
+        cells = " | ".join(f"{time:.2f}" for time in times)
+        lines.append(f"| {storage} | {n_params} | {sampler} | {cells} |")
     lines += [
         "",
-        f"| storage | parameters | BioTune / NSGA-II at {sizes[-1]:,} | "
-        f"what BioTune adds to random sampling, {sizes[-1]:,} / {sizes[0]:,} |",
-        "|---|---|---:|---:|",
+        f"BioTune's time as a share of NSGA-II's after {sizes[-1]:,} trials; the processor time "
+        "that it adds to random sampling, as a share of what NSGA-II adds, and as a multiple of "
+        f"what itself adds after {sizes[0]:,} trials:",
+        "",
+        "| storage | parameters | of NSGA-II's time | of what NSGA-II adds | growth |",
+        "|---|---|---:|---:|---:|",
     ]
     lines += [
-        f"| {row['storage']} | {row['n_params']} | {row['of_nsga2']:.2f} | {row['growth']:.2f} |"
+        f"| {row['storage']} | {row['n_params']} | {row['of_nsga2']:.2f} | "
+        f"{row['added_of_nsga2']:.2f} | {row['growth']:.2f} |"
         for row in result["comparisons"]
     ]
     return "\n".join(lines)
@@ -217,9 +241,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                     repetitions=options.repetitions,
                     limit=options.limit,
                 )
-            for (name, size), seconds in cells.items():
+            for (name, size), samples in cells.items():
                 place = {"storage": kind, "n_params": n_params, "sampler": name, "n_trials": size}
-                rows.append({**place, **summary(seconds)})
+                rows.append({**place, **summary(samples)})
     result["comparisons"] = comparisons(rows)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(f"{json.dumps(result, indent=1)}\n", encoding="utf-8")

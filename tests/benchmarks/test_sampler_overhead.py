@@ -109,30 +109,42 @@ def test_the_benchmark_times_every_sampler_and_writes_what_it_prints(
     assert result["versions"]["optuna"] == optuna.__version__
     assert [c["storage"] for c in result["comparisons"]] == ["memory", "sqlite"]
     printed = capsys.readouterr().out
-    assert "| storage | parameters | sampler | 12 | 30 |" in printed
+    assert "| storage | parameters | sampler | 12 | 30 | processor, 12 | processor, 30 |" in printed
     for row in result["results"]:
         assert f"{row['median_ms']:.2f}" in printed
 
 
 def test_times_are_compared_at_the_largest_and_the_smallest_number_of_trials() -> None:
-    times = {"random": (1.0, 1.5), "BioTune": (2.0, 3.0), "NSGA-II": (4.0, 10.0)}
-    times |= {"CMA-ES": (5.0, 5.0), "TPE": (6.0, 6.0)}
+    # Wall and processor time after 100, and after 10,000 trials.
+    times = {
+        "random": ((9.0, 1.0), (9.0, 1.5)),
+        "BioTune": ((10.0, 2.0), (12.0, 3.0)),
+        "NSGA-II": ((10.0, 4.0), (24.0, 11.5)),
+    }
     rows = [
-        {"storage": "memory", "n_params": 8, "sampler": name, "n_trials": size, "median_ms": ms}
+        {"storage": "memory", "n_params": 8, "sampler": name, "n_trials": size}
+        | {"median_ms": ms, "processor_ms": processor}
         for name, of_sizes in times.items()
-        for size, ms in zip((100, 10_000), of_sizes, strict=True)
+        for size, (ms, processor) in zip((100, 10_000), of_sizes, strict=True)
     ]
 
     assert comparisons(rows) == [
-        {"storage": "memory", "n_params": 8, "of_nsga2": 0.3, "growth": 1.5}
+        {
+            "storage": "memory",
+            "n_params": 8,
+            "of_nsga2": 0.5,
+            "added_of_nsga2": 0.15,
+            "growth": 1.5,
+        }
     ]
 
 
 def test_the_summary_is_in_milliseconds() -> None:
-    assert summary([0.001, 0.002, 0.009]) == {
+    assert summary([(0.001, 0.0), (0.002, 0.001), (0.009, 0.002)]) == {
         "median_ms": 2.0,
         "mean_ms": 4.0,
         "p90_ms": 2.0,
+        "processor_ms": 1.0,
         "repetitions": 3,
     }
 
