@@ -7,7 +7,7 @@ import multiprocessing
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,10 +40,12 @@ class StorageAddress:
 
     def open(self) -> BaseStorage:
         if self.kind == "rdb":
-            return make_storage(
-                self.location,
-                heartbeat_interval=self.heartbeat_interval,
-                grace_period=self.grace_period,
+            return open_storage(
+                lambda: make_storage(
+                    self.location,
+                    heartbeat_interval=self.heartbeat_interval,
+                    grace_period=self.grace_period,
+                )
             )
         if self.kind == "journal_file":
             return JournalStorage(JournalFileBackend(self.location))
@@ -51,6 +53,16 @@ class StorageAddress:
             return JournalStorage(JournalRedisBackend(self.location))
         host, port = self.location.split(":")
         return GrpcStorageProxy(host=host, port=int(port))
+
+
+def open_storage(make: Callable[[], BaseStorage]) -> BaseStorage:
+    """Open a storage as whatever starts a worker again would: later, if the database is away."""
+    for _ in range(20):
+        try:
+            return make()
+        except ConnectionError:
+            time.sleep(0.5)
+    return make()
 
 
 def create_study(address: StorageAddress) -> optuna.Study:
