@@ -13,8 +13,11 @@ from optuna.trial import FrozenTrial
 
 from optuna_biotune import evolution
 from optuna_biotune.encoding import Encoding
+from optuna_biotune.evidence import Evidence
 from optuna_biotune.evolution import FloatArray, IntArray
 from optuna_biotune.generations import EvolutionState, Individual
+from optuna_biotune.genotype import FineTuningPlan
+from optuna_biotune.prescreen import Prescreener
 from optuna_biotune.tags import ELITE_ROLES, Role, Tag
 
 # How often an individual that expresses the same as an earlier one is drawn again. In a continuous
@@ -54,10 +57,8 @@ class Breeder:
 
     def propose(self, rng: np.random.Generator) -> Proposal:
         """Propose what the open generation needs next: random ones, then halves, then offspring."""
-        if self.state.generation == 0:
-            return self._random(rng, "initial")
-        if self.encoding.is_empty:
-            return self._random(rng, "fresh")
+        if self.state.generation == 0 or self.encoding.is_empty:
+            return self.random(rng)
         for elite, role in self.state.open_halves:
             params = self._half(elite, role)
             if params is not None:
@@ -70,6 +71,47 @@ class Breeder:
         if evolution.pool_is_exhausted(len(pool)):
             return self._random(rng, "fresh")
         return self._first_new(lambda: self._bred(rng, pool))
+
+    def random(self, rng: np.random.Generator) -> Proposal:
+        """Propose a random individual."""
+        return self._random(rng, "initial" if self.state.generation == 0 else "fresh")
+
+    def baseline(self, names: Sequence[str], n_trained: int) -> Proposal | None:
+        """Propose to train the last blocks alike, at the base learning rate.
+
+        Args:
+            names: Names of the blocks, in order.
+            n_trained: How many blocks train.
+
+        Returns:
+            None if these are not the blocks of the search space, or if an earlier trial did so.
+        """
+        if n_trained > len(names):
+            return None
+        plan = FineTuningPlan.last_blocks(names, n_trained).to_params()
+        if not plan.keys() <= self.encoding.names:
+            return None
+        rng = np.random.default_rng([self.pair_seed, n_trained])
+        params = {**self.encoding.decode(*self.encoding.random(rng)), **plan}
+        if self.encoding.phenotype(params) in self.known:
+            return None
+        return Tag(self.state.generation, "baseline"), params
+
+    def prescreened(self, rng: np.random.Generator, evidence: Evidence) -> Proposal:
+        """Propose the best of many offspring, by a surrogate of what has been evaluated."""
+        candidates = Prescreener(evidence, self.encoding).candidates(rng)
+        for row in range(len(candidates)):
+            params = self.encoding.decode(candidates.genes[row], candidates.choices[row])
+            if self.encoding.phenotype(params) not in self.known:
+                return self._descendant(candidates.parents[row]), params
+        return self.random(rng)
+
+    def _descendant(self, parents: IntArray) -> Tag:
+        known = sorted({int(number) for number in parents if number >= 0})
+        if not known:
+            return Tag(self.state.generation, "fresh")
+        role: Role = "offspring" if len(known) == 2 else "mutant"
+        return Tag(self.state.generation, role, tuple(known))
 
     def _random(self, rng: np.random.Generator, role: Role) -> Proposal:
         def draw() -> tuple[Tag, Genotype]:

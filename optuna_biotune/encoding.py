@@ -31,7 +31,9 @@ class Encoding:
     Attributes:
         layout: Which genes are block importances and which is the freezing threshold. Only floats
             in [0, 1] under the names of :func:`optuna_biotune.suggest_plan` count as such.
+        names: Names of all parameters.
         n_choices: Number of categorical parameters.
+        n_options: Number of options of each categorical parameter.
         is_empty: Whether there is no parameter at all.
     """
 
@@ -50,6 +52,8 @@ class Encoding:
         }
         self._transform = _compat.unit_transform(self._numeric) if self._numeric else None
         self.layout = _layout(self._numeric)
+        self.names = frozenset(names)
+        self.n_options = tuple(len(one.choices) for one in self._categorical.values())
         self.n_choices = len(self._categorical)
         self.is_empty = not self._search_space
 
@@ -105,7 +109,7 @@ class Encoding:
 
     def random_choices(self, rng: np.random.Generator) -> IntArray:
         """Draw a uniform choice for each categorical parameter."""
-        sizes = np.asarray([len(d.choices) for d in self._categorical.values()], dtype=np.int64)
+        sizes = np.asarray(self.n_options, dtype=np.int64)
         return (rng.random(self.n_choices) * sizes).astype(np.int64)
 
     def phenotype(self, params: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -72,6 +72,19 @@ def learning_rate_multipliers(
     return np.where(selected(importance, threshold), weights, 0.0)
 
 
+def block_names(parameters: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of the blocks whose importances are among parameters, in their order.
+
+    Args:
+        parameters: Names of Optuna parameters.
+    """
+    return tuple(
+        name.removeprefix(IMPORTANCE_PREFIX)
+        for name in parameters
+        if name.startswith(IMPORTANCE_PREFIX)
+    )
+
+
 def check_block_names(names: Iterable[str]) -> tuple[str, ...]:
     """Return the names as a tuple if they can name the blocks of a network.
 
@@ -224,8 +237,26 @@ class FineTuningPlan:
     @classmethod
     def linear_probe(cls, names: Sequence[str]) -> FineTuningPlan:
         """Train the last block (the head) at the base learning rate and freeze the others."""
+        return cls.last_blocks(names, 1)
+
+    @classmethod
+    def last_blocks(cls, names: Sequence[str], n_blocks: int) -> FineTuningPlan:
+        """Train the last blocks at the base learning rate and freeze the others.
+
+        Args:
+            names: Block names, in order.
+            n_blocks: How many train; with 1, a linear probe, with all of them, full fine-tuning.
+
+        Raises:
+            ValueError: If ``n_blocks`` is below 1 or above the number of blocks.
+        """
         blocks = check_block_names(names)
-        return cls({name: float(name == blocks[-1]) for name in blocks})
+        if not 1 <= n_blocks <= len(blocks):
+            raise ValueError(
+                f"`n_blocks` must lie in 1..{len(blocks)}, the number of blocks, "
+                f"but got {n_blocks}."
+            )
+        return cls({name: float(name in blocks[-n_blocks:]) for name in blocks})
 
     def to_params(self) -> dict[str, float]:
         """Return Optuna parameters that express this plan, for ``study.enqueue_trial``.

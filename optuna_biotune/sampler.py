@@ -15,32 +15,46 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_biotune import _compat
-from optuna_biotune.breeding import Breeder
+from optuna_biotune.breeding import Breeder, Proposal
 from optuna_biotune.encoding import Encoding
-from optuna_biotune.genotype import IMPORTANCE_PREFIX
+from optuna_biotune.genotype import IMPORTANCE_PREFIX, THRESHOLD_NAME, FineTuningPlan, block_names
 from optuna_biotune.study_reader import StudyReader
 from optuna_biotune.tags import TAG_KEY, Tag
 
+# Evaluated individuals that a surrogate needs before it is worth asking.
+_LEAST_EVIDENCE = 6
+
+# How many of the last blocks the first trials train; 0: all.
+_BASELINES = (0, 1, 2)
+
 
 class BioTuneSampler(BaseSampler):
-    """Propose fine-tuning plans by BioTune's evolution.
+    """Propose fine-tuning plans by BioTune's evolution, prescreened by a surrogate.
 
     Made for the parameters of :func:`optuna_biotune.suggest_plan`: ``importance/<block>`` and
     ``freeze_threshold``. Any further parameters of an objective evolve beside them: numbers as
-    genes, categorical ones by taking a parent's value. Objectives are minimised or maximised; with
-    several of them, individuals rank by non-dominated front and crowding distance, the best of old
-    and new survive, and offspring take each gene from either parent. Constraints
-    (``Trial.set_constraint``, or the older list) put the feasible first.
+    genes, categorical ones by taking a parent's value. Objectives are minimised or maximised, one
+    or several. Constraints (``Trial.set_constraint``, or the older list) put the feasible first.
 
-    The first ``population_size`` trials are random; each generation after that has
-    ``population_size + elite_size`` trials. :meth:`n_trials_for` counts them.
+    By default (``prescreen="phenotype"``) the search begins with the usual ways to fine-tune (all
+    blocks, the last one, the last two, at the base learning rate) and a few random plans. After
+    that each proposal is the best of hundreds of offspring of the best plans, by one function drawn
+    from Gaussian processes over phenotypes that are fitted to the trials so far
+    (:mod:`optuna_biotune.prescreen`). Pruned trials count with what they would have come to,
+    running ones as places that are taken.
 
-    The evolution is that of the paper, with three choices of ours. An individual that selects no
-    block, which the paper evaluates as the worst without training, is drawn again, and so is one
-    that would train exactly like an earlier trial. An elite keeps its fitness from the generation
-    in which it was evaluated. Pruned trials take part: they rank behind the complete ones, those
-    that came further first. Failed trials count as though they had never been. Trials that this
-    sampler did not propose (enqueued, added, or another sampler's) belong to the first generation.
+    With ``prescreen=None``, or as :meth:`paper`, it is the evolution of the paper, with three
+    choices of ours. An individual that selects no block, which the paper evaluates as the worst
+    without training, is drawn again, and so is one that would train exactly like an earlier trial.
+    An elite keeps its fitness from the generation in which it was evaluated. Pruned trials rank
+    behind the complete ones, those that came further first. With several objectives, individuals
+    rank by non-dominated front and crowding distance, the best of old and new survive, and
+    offspring take each gene from either parent.
+
+    The first ``population_size`` trials are the first generation; each one after that has
+    ``population_size + elite_size`` trials. :meth:`n_trials_for` counts them. Failed trials count
+    as though they had never been. Trials that this sampler did not propose (enqueued, added, or
+    another sampler's) belong to the first generation.
 
     All state is read from the study's trials, so a study can be stopped anywhere and resumed with
     the same seed as though it had never stopped. What is proposed is a function of the seed, the
@@ -53,12 +67,15 @@ class BioTuneSampler(BaseSampler):
 
     Args:
         population_size: Individuals in a population, ``N_p``; above ``elite_size``.
-        elite_size: Elites that survive and are exploited, ``N_e``; at least 1.
-        elite_step: Greatest step of elite exploitation, in (0, 1].
+        elite_size: Elites, ``N_e``; at least 1. Without prescreening they survive and are
+            exploited.
+        elite_step: Greatest step of elite exploitation, in (0, 1]. Only without prescreening.
         momentum: How much of a parent's remembered change of genes its offspring follows, in
-            [0, 1). 0 leaves momentum out, as the paper's results do.
-        search_space: Parameter names and distributions, if they are known beforehand. Without it
-            they are learnt from the trials: parameters of the first one are sampled one by one.
+            [0, 1). 0 leaves momentum out, as the paper's results do. Only without prescreening.
+        prescreen: ``"phenotype"``, or None for the paper's evolution.
+        search_space: Parameter names and distributions, if they are known beforehand, the blocks in
+            their order. Without it they are learnt from the trials: parameters of the first one are
+            sampled one by one.
         seed: Seed of all draws; None for a random one.
 
     Raises:
@@ -78,6 +95,7 @@ class BioTuneSampler(BaseSampler):
         elite_size: int = 3,
         elite_step: float = 0.25,
         momentum: float = 0.0,
+        prescreen: str | None = "phenotype",
         search_space: Mapping[str, BaseDistribution] | None = None,
         seed: int | None = None,
     ) -> None:
@@ -92,12 +110,15 @@ class BioTuneSampler(BaseSampler):
             raise ValueError(f"`elite_step` must lie in (0, 1], but got {elite_step}.")
         if not 0.0 <= momentum < 1.0:
             raise ValueError(f"`momentum` must lie in [0, 1), but got {momentum}.")
+        if prescreen not in (None, "phenotype"):
+            raise ValueError(f'`prescreen` must be "phenotype" or None, but got {prescreen!r}.')
         if seed is not None and seed < 0:
             raise ValueError(f"`seed` must not be negative, but got {seed}.")
         self._population_size = population_size
         self._elite_size = elite_size
         self._elite_step = elite_step
         self._momentum = momentum
+        self._prescreen = prescreen
         self._given_search_space = _checked_search_space(search_space)
         self._seed = seed
         self._entropy: int | None = seed
@@ -105,6 +126,15 @@ class BioTuneSampler(BaseSampler):
         self._reader: StudyReader | None = None
         # Threads of one `optimize(n_jobs=...)` share this object.
         self._lock = threading.Lock()
+
+    @classmethod
+    def paper(cls, **arguments: Any) -> BioTuneSampler:
+        """Return a sampler that evolves as the paper does, without prescreening.
+
+        Args:
+            **arguments: As of the constructor, all but ``prescreen``.
+        """
+        return cls(prescreen=None, **arguments)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to this process; it is read from the study again."""
@@ -161,6 +191,10 @@ class BioTuneSampler(BaseSampler):
         """Propose the trial's individual, and tag the trial with its place in the evolution."""
         with self._lock:
             breeder = self._breeder(study, trial, search_space)
+            if self._prescreen is not None and search_space:
+                tag, params = self._prescreened(breeder, trial, search_space)
+                _write_tag(study, trial, tag)
+                return params
             # The trial of a dead worker, run again, keeps the parameters that it had got: what
             # joins them is no half of an elite's pair.
             propose = breeder.offspring if _is_begun(trial, search_space) else breeder.propose
@@ -181,9 +215,15 @@ class BioTuneSampler(BaseSampler):
         """Draw one parameter at random.
 
         The freezing threshold is drawn below the trial's greatest importance, so that a block is
-        selected.
+        selected. With prescreening, a study's first trial trains all blocks alike.
         """
         encoding = Encoding({param_name: param_distribution})
+        if self._prescreen is not None and trial.number == 0:
+            full = FineTuningPlan.full(["block"]).to_params()
+            if encoding.layout.threshold is not None:
+                return full[THRESHOLD_NAME]
+            if encoding.layout.importance:
+                return full[f"{IMPORTANCE_PREFIX}block"]
         rng = self._generator(trial.number, zlib.crc32(param_name.encode()))
         genes, choices = encoding.random(rng)
         if encoding.layout.threshold is not None:
@@ -228,6 +268,22 @@ class BioTuneSampler(BaseSampler):
             momentum=self._momentum,
             pair_seed=0 if self._seed is None else self._seed,
         )
+
+    def _prescreened(
+        self, breeder: Breeder, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> Proposal:
+        """Propose a baseline in the first trials, then random ones, then by the surrogate."""
+        assert self._reader is not None
+        rng = self._generator(trial.number)
+        if trial.number < len(_BASELINES):
+            names = block_names(self._given_search_space) or self._reader.block_names()
+            baseline = breeder.baseline(names, _BASELINES[trial.number] or len(names))
+            if baseline is not None:
+                return baseline
+        evidence = self._reader.evidence(search_space, breeder.encoding, breeder.pair_seed)
+        if len(evidence) < _LEAST_EVIDENCE:
+            return breeder.random(rng)
+        return breeder.prescreened(rng, evidence)
 
     def _is_taken(self, study: Study, trial: FrozenTrial, tag: Tag) -> bool:
         """Tell whether another trial has taken the same place since the state was read.

@@ -10,7 +10,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_biotune import _compat
 from optuna_biotune.encoding import Encoding
+from optuna_biotune.evidence import Evidence, EvidenceReader
 from optuna_biotune.generations import EvolutionHistory, EvolutionState
+from optuna_biotune.genotype import THRESHOLD_NAME, block_names
 
 
 class StudyReader:
@@ -36,11 +38,13 @@ class StudyReader:
         self.search_space: dict[str, BaseDistribution] = {}
         self.read_for: int | None = None
         self._has_complete_trials = False
+        self._directions = study.directions
         self._history = EvolutionHistory(
             population_size=population_size,
             elite_size=elite_size,
-            directions=study.directions,
+            directions=self._directions,
         )
+        self._evidence_space: dict[str, BaseDistribution] | None = None
         self._phenotype_space: dict[str, BaseDistribution] = {}
         self._phenotypes: dict[tuple[Any, ...], int] = {}
         self._without_phenotype: list[int] = []
@@ -88,6 +92,31 @@ class StudyReader:
             if trial.state != TrialState.FAIL and search_space.keys() <= trial.params.keys():
                 self._remember(encoding.phenotype(trial.params), trial.number)
         return self._phenotypes
+
+    def evidence(
+        self, search_space: dict[str, BaseDistribution], encoding: Encoding, seed: int
+    ) -> Evidence:
+        """Return what the finished trials say, by the genes and choices of an encoding.
+
+        Args:
+            search_space: What the encoding encodes.
+            encoding: Parameters to genes.
+            seed: Seed of the values that stand in for parameters that a trial lacks.
+        """
+        if search_space != self._evidence_space:
+            self._evidence_space = search_space
+            self._evidence_reader = EvidenceReader(self._directions, encoding, seed)
+        return self._evidence_reader.read(self.trials)
+
+    def block_names(self) -> tuple[str, ...]:
+        """Return the names of the blocks in order, as the first trial that has a plan gives them.
+
+        Empty if no finished trial has one.
+        """
+        for trial in self.trials:
+            if trial.state.is_finished() and THRESHOLD_NAME in trial.params:
+                return block_names(trial.params)
+        return ()
 
     def _remember(self, phenotype: tuple[Any, ...], number: int) -> None:
         self._phenotypes[phenotype] = min(number, self._phenotypes.get(phenotype, number))

@@ -13,11 +13,13 @@ from optuna_biotune import _compat
 
 TAG_KEY = "biotune"
 
-Role = Literal["initial", "adopted", "elite_plus", "elite_minus", "offspring", "fresh"]
+Role = Literal[
+    "initial", "baseline", "adopted", "elite_plus", "elite_minus", "offspring", "mutant", "fresh"
+]
 
 ELITE_ROLES: tuple[Role, Role] = ("elite_plus", "elite_minus")
 
-_N_PARENTS = {"elite_plus": 1, "elite_minus": 1, "offspring": 2}
+_N_PARENTS = {"elite_plus": 1, "elite_minus": 1, "offspring": 2, "mutant": 1}
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,12 @@ class Tag:
 
     Attributes:
         generation: Generation, from 0.
-        role: ``initial``: random, of the first generation. ``adopted``: not proposed by the
-            sampler (enqueued, added, or another sampler's). ``elite_plus`` and ``elite_minus``:
-            the two halves of an elite's pair. ``offspring``: bred from two parents. ``fresh``:
-            random, because the mating pool was empty.
-        parents: Trial numbers: of both parents of an offspring, of the elite of a half.
+        role: ``initial``: random, of the first generation. ``baseline``: a usual way to fine-tune.
+            ``adopted``: not proposed by the sampler (enqueued, added, or another sampler's).
+            ``elite_plus`` and ``elite_minus``: the two halves of an elite's pair. ``offspring``:
+            bred from two parents. ``mutant``: bred from one. ``fresh``: random, later on.
+        parents: Trial numbers: of both parents of an offspring, the one of a mutant, the elite of
+            a half.
     """
 
     generation: int

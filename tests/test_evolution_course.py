@@ -197,7 +197,7 @@ def test_the_course_equals_the_literal_transcription(
 ) -> None:
     names = parameter_names(n_blocks)
     phi = landscape(n_blocks, seed)
-    sampler = BioTuneSampler(
+    sampler = BioTuneSampler.paper(
         seed=seed, search_space={name: FloatDistribution(0.0, 1.0) for name in names}
     )
     study = optuna.create_study(direction=direction, sampler=sampler)

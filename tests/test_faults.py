@@ -112,7 +112,7 @@ def finish_trials_of_dead_workers(address: StorageAddress) -> None:
     """Run a worker until no trial is left that is waiting or has a dead worker."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.load_study(
-        storage=address.open(), study_name=STUDY, sampler=RecordingSampler(seed=0)
+        storage=address.open(), study_name=STUDY, sampler=RecordingSampler.paper(seed=0)
     )
     for _ in range(5):
         if not study.get_trials(deepcopy=False, states=UNFINISHED):
@@ -400,7 +400,7 @@ study = optuna.create_study(
     study_name="shared",
     load_if_exists=True,
     direction="maximize",
-    sampler=BioTuneSampler(seed=0),
+    sampler=BioTuneSampler.paper(seed=0),
 )
 
 def wait(moment):
@@ -494,7 +494,7 @@ def _fill(disk: Path) -> None:
 def check_resumed(location: str, n_trials: int) -> None:
     address = StorageAddress("rdb", location)
     study = optuna.load_study(
-        storage=address.open(), study_name=STUDY, sampler=RecordingSampler(seed=0)
+        storage=address.open(), study_name=STUDY, sampler=RecordingSampler.paper(seed=0)
     )
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
@@ -566,7 +566,7 @@ GOOD_TAG = {"generation": 1, "role": "offspring", "parents": [0, 1]}
     ids=str,
 )
 def test_trials_whose_tag_is_not_understood_belong_to_the_first_generation(tag: Any) -> None:
-    study = optuna.create_study(direction="maximize", sampler=BioTuneSampler(seed=0, momentum=0.5))
+    study = optuna.create_study(direction="maximize", sampler=BioTuneSampler.paper(seed=0, momentum=0.5))
     for number in range(4):
         study.add_trial(
             optuna.create_trial(
@@ -583,9 +583,9 @@ def test_trials_whose_tag_is_not_understood_belong_to_the_first_generation(tag: 
 
 
 def test_parents_that_the_study_does_not_have_are_forgotten() -> None:
-    study = optuna.create_study(direction="maximize", sampler=BioTuneSampler(seed=0, momentum=0.5))
+    study = optuna.create_study(direction="maximize", sampler=BioTuneSampler.paper(seed=0, momentum=0.5))
     study.optimize(objective, n_trials=22)
-    other = optuna.create_study(direction="maximize", sampler=BioTuneSampler(seed=0, momentum=0.5))
+    other = optuna.create_study(direction="maximize", sampler=BioTuneSampler.paper(seed=0, momentum=0.5))
     other.add_trials(trial for trial in study.trials if trial.number % 2)
     other.optimize(objective, n_trials=20)
     assert all(tag_of(trial).generation > 0 for trial in other.trials[-5:])

@@ -56,19 +56,19 @@ def roles_by_generation(trials: Sequence[FrozenTrial]) -> dict[int, Counter[str]
 
 def new_study(sampler: BioTuneSampler | None = None, **options: Any) -> optuna.Study:
     return optuna.create_study(
-        direction="maximize", sampler=sampler or BioTuneSampler(seed=0), **options
+        direction="maximize", sampler=sampler or BioTuneSampler.paper(seed=0), **options
     )
 
 
 def test_trials_are_counted_with_the_first_generation() -> None:
-    sampler = BioTuneSampler()
+    sampler = BioTuneSampler.paper()
     assert [sampler.n_trials_for(generations=g) for g in (1, 2, 10)] == [10, 23, 127]
     with pytest.raises(ValueError, match="`generations`"):
         sampler.n_trials_for(0)
 
 
 def test_generations_have_the_papers_places() -> None:
-    sampler = BioTuneSampler(seed=0)
+    sampler = BioTuneSampler.paper(seed=0)
     study = new_study(sampler)
     study.optimize(objective, n_trials=sampler.n_trials_for(4))
     roles = roles_by_generation(study.trials)
@@ -87,7 +87,7 @@ def test_the_evolution_finds_better_plans_than_random_search() -> None:
         study.optimize(objective, n_trials=127)
         return study.best_value
 
-    evolved = [best(BioTuneSampler(seed=seed)) for seed in range(5)]
+    evolved = [best(BioTuneSampler.paper(seed=seed)) for seed in range(5)]
     random = [best(optuna.samplers.RandomSampler(seed=seed)) for seed in range(5)]
     assert np.mean(evolved) > np.mean(random)
 
@@ -95,13 +95,13 @@ def test_the_evolution_finds_better_plans_than_random_search() -> None:
 @pytest.mark.parametrize("search_space", [None, SPACE])
 def test_every_proposal_selects_a_block(search_space: dict[str, BaseDistribution] | None) -> None:
     for seed in range(40):
-        study = new_study(BioTuneSampler(seed=seed, search_space=search_space))
+        study = new_study(BioTuneSampler.paper(seed=seed, search_space=search_space))
         study.optimize(objective, n_trials=30)
         assert all(FineTuningPlan.from_trial(trial).trainable for trial in study.trials)
 
 
 def test_a_given_search_space_makes_the_first_trial_relative() -> None:
-    sampler = BioTuneSampler(seed=0, search_space=SPACE)
+    sampler = BioTuneSampler.paper(seed=0, search_space=SPACE)
     trial = new_study(sampler).ask()
     trial.suggest_float("importance/fc", 0.0, 1.0)
     assert trial.relative_params is not None and trial.relative_params.keys() == SPACE.keys()
@@ -118,7 +118,7 @@ def test_without_a_search_space_the_second_trial_is_relative() -> None:
 def test_minimising_one_minus_the_value_gives_the_same_trials() -> None:
     up = new_study()
     up.optimize(objective, n_trials=60)
-    down = optuna.create_study(direction="minimize", sampler=BioTuneSampler(seed=0))
+    down = optuna.create_study(direction="minimize", sampler=BioTuneSampler.paper(seed=0))
     down.optimize(lambda trial: 1.0 - objective(trial), n_trials=60)
     assert [t.params for t in up.trials] == [t.params for t in down.trials]
 
@@ -170,7 +170,7 @@ def test_a_study_in_which_all_is_pruned_still_evolves() -> None:
         trial.report(objective(trial), step=0)
         raise optuna.TrialPruned
 
-    study = new_study(BioTuneSampler(seed=0, search_space=SPACE))
+    study = new_study(BioTuneSampler.paper(seed=0, search_space=SPACE))
     study.optimize(always_pruned, n_trials=36)
     assert [r.total() for r in roles_by_generation(study.trials).values()] == [10, 13, 13]
 
@@ -194,7 +194,7 @@ def test_a_plan_enqueued_in_mid_evolution_joins_it() -> None:
 
 
 def test_a_partly_fixed_enqueued_trial_keeps_what_was_fixed() -> None:
-    study = new_study(BioTuneSampler(seed=0, search_space=SPACE))
+    study = new_study(BioTuneSampler.paper(seed=0, search_space=SPACE))
     study.enqueue_trial({"importance/fc": 0.125})
     study.optimize(objective, n_trials=12)
     assert study.trials[0].params["importance/fc"] == 0.125
@@ -204,7 +204,7 @@ def test_a_partly_fixed_enqueued_trial_keeps_what_was_fixed() -> None:
 def test_trials_of_another_sampler_are_adopted() -> None:
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
     study.optimize(objective, n_trials=20)
-    study.sampler = BioTuneSampler(seed=0)
+    study.sampler = BioTuneSampler.paper(seed=0)
     study.optimize(objective, n_trials=13)
     assert {tag_of(t).generation for t in study.trials[20:]} == {1}
     best = sorted(study.trials[:20], key=lambda t: -t.values[0])[:3]
@@ -290,20 +290,20 @@ def test_hyperbands_brackets_share_one_evolution() -> None:
 
 
 def test_no_two_trials_train_alike() -> None:
-    study = new_study(BioTuneSampler(seed=2))
+    study = new_study(BioTuneSampler.paper(seed=2))
     study.optimize(objective, n_trials=300)
     plans = Counter(FineTuningPlan.from_trial(trial) for trial in study.trials)
     assert max(plans.values()) == 1
 
 
 def test_a_space_of_few_values_may_repeat_itself() -> None:
-    study = optuna.create_study(sampler=BioTuneSampler(seed=0))
+    study = optuna.create_study(sampler=BioTuneSampler.paper(seed=0))
     study.optimize(lambda trial: trial.suggest_int("x", 0, 2), n_trials=40)
     assert len(study.trials) == 40
 
 
 def test_momentum_changes_offspring_and_keeps_them_in_range() -> None:
-    plain, moved = new_study(), new_study(BioTuneSampler(seed=0, momentum=0.5))
+    plain, moved = new_study(), new_study(BioTuneSampler.paper(seed=0, momentum=0.5))
     for study in (plain, moved):
         study.optimize(objective, n_trials=80)
     assert [t.params for t in plain.trials[:16]] == [t.params for t in moved.trials[:16]]
@@ -312,7 +312,7 @@ def test_momentum_changes_offspring_and_keeps_them_in_range() -> None:
 
 
 def test_several_studies_can_share_one_sampler() -> None:
-    sampler = BioTuneSampler(seed=0)
+    sampler = BioTuneSampler.paper(seed=0)
     studies = [new_study(sampler), new_study(sampler)]
     for _ in range(30):
         for study in studies:
@@ -363,7 +363,7 @@ from optuna_biotune import BioTuneSampler
 from tests.test_sampler import objective
 
 study = optuna.create_study(
-    direction="maximize", sampler=BioTuneSampler(seed=7), storage=sys.argv[1],
+    direction="maximize", sampler=BioTuneSampler.paper(seed=7), storage=sys.argv[1],
     study_name="resumed", load_if_exists=True,
 )
 study.optimize(objective, n_trials=25)
@@ -375,7 +375,7 @@ def test_resuming_in_a_new_process_gives_the_trials_of_one_go(tmp_path: Path) ->
     for _ in range(2):
         subprocess.run([sys.executable, "-c", _HALF_OF_A_STUDY, url], check=True)
     resumed = optuna.load_study(study_name="resumed", storage=url)
-    whole = new_study(BioTuneSampler(seed=7), storage=f"sqlite:///{tmp_path}/whole.db")
+    whole = new_study(BioTuneSampler.paper(seed=7), storage=f"sqlite:///{tmp_path}/whole.db")
     whole.optimize(objective, n_trials=50)
     assert [t.params for t in resumed.trials] == [t.params for t in whole.trials]
     assert [tag_of(t) for t in resumed.trials] == [tag_of(t) for t in whole.trials]
@@ -386,13 +386,13 @@ def test_a_new_sampler_at_every_trial_gives_the_same_trials() -> None:
     kept, renewed = new_study(), new_study()
     kept.optimize(objective, n_trials=50)
     for _ in range(50):
-        renewed.sampler = BioTuneSampler(seed=0)
+        renewed.sampler = BioTuneSampler.paper(seed=0)
         renewed.optimize(objective, n_trials=1)
     assert [t.params for t in kept.trials] == [t.params for t in renewed.trials]
 
 
 def test_threads_share_a_sampler_without_losing_a_place() -> None:
-    study = new_study(BioTuneSampler(seed=0, search_space=SPACE))
+    study = new_study(BioTuneSampler.paper(seed=0, search_space=SPACE))
     study.optimize(objective, n_trials=150, n_jobs=4)
     roles = roles_by_generation(study.trials)
     # While the last places of a generation run, at most three other threads add to it.
@@ -404,7 +404,7 @@ def test_threads_share_a_sampler_without_losing_a_place() -> None:
 
 
 def test_a_slow_trial_may_descend_from_trials_of_higher_numbers() -> None:
-    study = new_study(BioTuneSampler(seed=0, search_space=SPACE))
+    study = new_study(BioTuneSampler.paper(seed=0, search_space=SPACE))
     slow = study.ask()
     study.optimize(objective, n_trials=12)
     study.tell(slow, objective(slow))
@@ -417,12 +417,12 @@ def test_a_slow_trial_may_descend_from_trials_of_higher_numbers() -> None:
 
 
 def test_halves_given_to_two_workers_mirror_each_other() -> None:
-    study = new_study(BioTuneSampler(search_space=SPACE))
+    study = new_study(BioTuneSampler.paper(search_space=SPACE))
     study.optimize(objective, n_trials=10)
     halves = []
     for _ in range(6):
         # Workers in processes of their own have samplers of their own, without a seed.
-        study.sampler = BioTuneSampler(search_space=SPACE)
+        study.sampler = BioTuneSampler.paper(search_space=SPACE)
         trial = study.ask()
         suggest_plan(trial, BLOCKS)
         halves.append(study.trials[trial.number])
@@ -444,7 +444,7 @@ def test_halves_given_to_two_workers_mirror_each_other() -> None:
 def test_of_two_workers_that_take_a_half_at_once_one_leaves_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    study = new_study(BioTuneSampler(seed=0, search_space=SPACE))
+    study = new_study(BioTuneSampler.paper(seed=0, search_space=SPACE))
     study.optimize(objective, n_trials=10)
     both_have_read = threading.Barrier(2, timeout=30)
     original = BioTuneSampler._breeder
@@ -460,7 +460,7 @@ def test_of_two_workers_that_take_a_half_at_once_one_leaves_it(
         own = optuna.load_study(
             study_name=study.study_name,
             storage=study._storage,
-            sampler=BioTuneSampler(seed=0, search_space=SPACE),
+            sampler=BioTuneSampler.paper(seed=0, search_space=SPACE),
         )
         suggest_plan(own.ask(), BLOCKS)
 

@@ -27,6 +27,14 @@ class TestConformance(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObject
         return lambda: BioTuneSampler(population_size=4, elite_size=2)
 
 
+class TestConformanceOfThePapersEvolution(
+    BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase
+):
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        return lambda: BioTuneSampler.paper(population_size=4, elite_size=2)
+
+
 def mixed_objective(trial: Trial) -> float:
     a = trial.suggest_float("a", 1, 9)
     b = trial.suggest_float("b", 1, 9, log=True)

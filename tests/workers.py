@@ -105,7 +105,7 @@ def objective(trial: optuna.Trial) -> float:
 def work(address: StorageAddress, n_trials: int) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.load_study(
-        storage=address.open(), study_name=STUDY, sampler=RecordingSampler(seed=0)
+        storage=address.open(), study_name=STUDY, sampler=RecordingSampler.paper(seed=0)
     )
     study.optimize(objective, n_trials=n_trials)
 
@@ -125,7 +125,7 @@ def work_until(address: StorageAddress, n_complete: int) -> None:
     """Work until the study has a number of complete trials."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.load_study(
-        storage=address.open(), study_name=STUDY, sampler=RecordingSampler(seed=0)
+        storage=address.open(), study_name=STUDY, sampler=RecordingSampler.paper(seed=0)
     )
     enough = MaxTrialsCallback(n_complete, states=(TrialState.COMPLETE,))
     study.optimize(objective, callbacks=[enough])
