@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from optuna_biotune.finetune.objective import FineTuningObjective, RefitResult
     from optuna_biotune.finetune.partition import BlockPartition, partition_blocks
     from optuna_biotune.genotype import FineTuningPlan, suggest_plan
+    from optuna_biotune.recommendation import best_plan, best_trial
     from optuna_biotune.sampler import BioTuneSampler
+    from optuna_biotune.stopping import StopOnPlateau
     from optuna_biotune.storage import make_storage
 
 __version__ = "0.1.0"
@@ -23,6 +25,9 @@ __all__ = [
     "FineTuningObjective",
     "FineTuningPlan",
     "RefitResult",
+    "StopOnPlateau",
+    "best_plan",
+    "best_trial",
     "make_storage",
     "partition_blocks",
     "suggest_plan",
@@ -34,6 +39,9 @@ _MODULE_OF = {
     "FineTuningObjective": "finetune.objective",
     "FineTuningPlan": "genotype",
     "RefitResult": "finetune.objective",
+    "StopOnPlateau": "stopping",
+    "best_plan": "recommendation",
+    "best_trial": "recommendation",
     "make_storage": "storage",
     "partition_blocks": "finetune.partition",
     "suggest_plan": "genotype",

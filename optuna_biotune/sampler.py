@@ -18,11 +18,12 @@ from optuna_biotune import _compat
 from optuna_biotune.breeding import Breeder, Proposal
 from optuna_biotune.encoding import Encoding
 from optuna_biotune.genotype import IMPORTANCE_PREFIX, THRESHOLD_NAME, FineTuningPlan, block_names
+from optuna_biotune.recommendation import best_plan
 from optuna_biotune.study_reader import StudyReader
 from optuna_biotune.tags import TAG_KEY, Tag
 
 # Evaluated individuals that a surrogate needs before it is worth asking.
-_LEAST_EVIDENCE = 6
+_LEAST_EVIDENCE = 8
 
 # How many of the last blocks the first trials train; 0: all.
 _BASELINES = (0, 1, 2)
@@ -166,6 +167,17 @@ class BioTuneSampler(BaseSampler):
         return self._population_size + (generations - 1) * (
             self._population_size + self._elite_size
         )
+
+    @staticmethod
+    def best_plan(study: Study) -> FineTuningPlan:
+        """Return the plan that is best by all that the study's trials say.
+
+        See :func:`optuna_biotune.best_trial`, which gives its trial.
+
+        Raises:
+            ValueError: If the study has several objectives, no complete trial, or no plans.
+        """
+        return best_plan(study)
 
     def reseed_rng(self) -> None:
         """Draw differently from now on, except in the elites' pairs, which workers share.

@@ -566,7 +566,9 @@ GOOD_TAG = {"generation": 1, "role": "offspring", "parents": [0, 1]}
     ids=str,
 )
 def test_trials_whose_tag_is_not_understood_belong_to_the_first_generation(tag: Any) -> None:
-    study = optuna.create_study(direction="maximize", sampler=BioTuneSampler.paper(seed=0, momentum=0.5))
+    study = optuna.create_study(
+        direction="maximize", sampler=BioTuneSampler.paper(seed=0, momentum=0.5)
+    )
     for number in range(4):
         study.add_trial(
             optuna.create_trial(
@@ -583,9 +585,13 @@ def test_trials_whose_tag_is_not_understood_belong_to_the_first_generation(tag: 
 
 
 def test_parents_that_the_study_does_not_have_are_forgotten() -> None:
-    study = optuna.create_study(direction="maximize", sampler=BioTuneSampler.paper(seed=0, momentum=0.5))
+    study = optuna.create_study(
+        direction="maximize", sampler=BioTuneSampler.paper(seed=0, momentum=0.5)
+    )
     study.optimize(objective, n_trials=22)
-    other = optuna.create_study(direction="maximize", sampler=BioTuneSampler.paper(seed=0, momentum=0.5))
+    other = optuna.create_study(
+        direction="maximize", sampler=BioTuneSampler.paper(seed=0, momentum=0.5)
+    )
     other.add_trials(trial for trial in study.trials if trial.number % 2)
     other.optimize(objective, n_trials=20)
     assert all(tag_of(trial).generation > 0 for trial in other.trials[-5:])

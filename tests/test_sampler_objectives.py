@@ -110,7 +110,9 @@ def test_a_study_of_accuracy_against_parameters_covers_its_front_as_well_as_nsga
 
 def test_evolving_towards_two_objectives_is_reproducible() -> None:
     def params(seed: int) -> list[dict[str, float]]:
-        study = optuna.create_study(directions=["minimize"] * 2, sampler=BioTuneSampler.paper(seed=seed))
+        study = optuna.create_study(
+            directions=["minimize"] * 2, sampler=BioTuneSampler.paper(seed=seed)
+        )
         study.optimize(zdt(1, 5), n_trials=60)
         return [trial.params for trial in study.trials]
 
