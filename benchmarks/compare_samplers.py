@@ -73,9 +73,11 @@ def _multivariate_tpe(seed: int) -> BaseSampler:
     return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=False)
 
 
+BEST_VALUE = ", best value"
+"""Behind the name of a sampler that recommends: the same searches, by the trial of best value."""
+
 CONTESTANTS: dict[str, Contestant] = {
     "BioTune": Contestant(lambda seed: BioTuneSampler(seed=seed), recommends=True),
-    "BioTune, best value": Contestant(lambda seed: BioTuneSampler(seed=seed)),
     "BioTune, paper": Contestant(lambda seed: BioTuneSampler.paper(seed=seed)),
     "random": Contestant(lambda seed: optuna.samplers.RandomSampler(seed=seed)),
     "TPE, genes": Contestant(_tpe),
@@ -129,8 +131,8 @@ def search(name: str, landscape: Landscape, seed: int) -> dict[str, Any]:
         seed: Seed of the sampler and of the noise.
 
     Returns:
-        ``true`` and ``record`` (what was evaluated there), one value for each of
-        :data:`CHECKPOINTS`; ``seconds``; for BioTune ``stopped``, the number of trials after which
+        ``true``, one value for each of :data:`CHECKPOINTS`; ``seconds``; for a sampler that
+        recommends ``true_of_best_value``; and ``stopped``, the number of trials after which
         :class:`StopOnPlateau` would have stopped, and ``stopped_true``, the value of its plan then.
     """
     contestant = CONTESTANTS[name]
@@ -145,7 +147,7 @@ def search(name: str, landscape: Landscape, seed: int) -> dict[str, Any]:
 
     study = optuna.create_study(direction="maximize", sampler=contestant.build(seed))
     stopper = _Watched() if contestant.recommends else None
-    result: dict[str, Any] = {"true": [], "record": []}
+    result: dict[str, Any] = {"true": []}
     seconds = 0.0
     for checkpoint in CHECKPOINTS:
         while len(true) < checkpoint:
@@ -156,9 +158,12 @@ def search(name: str, landscape: Landscape, seed: int) -> dict[str, Any]:
                 result["stopped"] = len(true)
                 result["stopped_true"] = true[best_trial(study).number]
                 stopper = None
-        chosen = best_trial(study) if contestant.recommends else study.best_trial
-        result["true"].append(true[chosen.number])
-        result["record"].append(chosen.value)
+        of_best_value = true[study.best_trial.number]
+        if contestant.recommends:
+            result["true"].append(true[best_trial(study).number])
+            result.setdefault("true_of_best_value", []).append(of_best_value)
+        else:
+            result["true"].append(of_best_value)
     return {**result, "seconds": round(seconds, 3)}
 
 
@@ -198,6 +203,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def with_best_value(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Add, to each search whose sampler recommends, the same one by the trial of best value."""
+    return [*lines] + [
+        {**line, "sampler": line["sampler"] + BEST_VALUE, "true": line["true_of_best_value"]}
+        for line in lines
+        if "true_of_best_value" in line
+    ]
 
 
 def values_by_sampler(
@@ -257,7 +271,9 @@ def table(lines: Sequence[Mapping[str, Any]], recordings: Path) -> str:
     """
     landscapes = [n for n in LANDSCAPES if any(line["landscape"] == n for line in lines)]
     landscapes += sorted({line["landscape"] for line in lines} - set(landscapes))
-    samplers = [name for name in CONTESTANTS if any(line["sampler"] == name for line in lines)]
+    stopping = _stopping_lines(lines)
+    lines = with_best_value(lines)
+    samplers = sorted({line["sampler"] for line in lines})
     values = values_by_sampler(lines, landscapes, samplers)
     n_seeds = next(iter(values.values())).shape[1]
     header = "".join(f" {n} |" for n in CHECKPOINTS)
@@ -274,7 +290,7 @@ def table(lines: Sequence[Mapping[str, Any]], recordings: Path) -> str:
         parts.append(f"| {name} |{cells} {seconds:.1f} |")
     for place, landscape in enumerate(landscapes):
         parts += ["", *_landscape_lines(landscape, place, values, recordings)]
-    return "\n".join([*parts, "", *_stopping_lines(lines)])
+    return "\n".join([*parts, "", *stopping])
 
 
 def _landscape_lines(

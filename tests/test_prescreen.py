@@ -224,28 +224,24 @@ def test_further_parameters_are_searched_beside_the_plan() -> None:
     assert later.count("adamw") > 20
 
 
-def test_the_feasible_are_preferred() -> None:
-    study = new_study()
+def test_the_best_feasible_plan_is_found() -> None:
+    def best_feasible(sampler: BioTuneSampler) -> float:
+        study = new_study(sampler)
+        best = 0.0
+        for _ in range(45):
+            trial = study.ask()
+            plan = suggest_plan(trial, BLOCKS)
+            # The best plan of all has learning rates of 9.3 in total.
+            excess = sum(plan.multipliers.values()) - 4.0
+            study._storage.set_trial_system_attr(trial._trial_id, "constraints", (excess,))
+            study.tell(trial, worth(plan))
+            if excess <= 0.0:
+                best = max(best, worth(plan))
+        return best
 
-    def constrained(trial: optuna.Trial) -> float:
-        plan = suggest_plan(trial, BLOCKS)
-        # Half of the value of the best plan is in its last blocks, which are not allowed.
-        trial.set_user_attr("excess", sum(plan.multipliers.values()) - 4.0)
-        return worth(plan)
-
-    def constraints(trial: FrozenTrial) -> tuple[float, ...]:
-        return (trial.user_attrs["excess"],)
-
-    for _ in range(40):
-        trial = study.ask()
-        value = constrained(trial)
-        study._storage.set_trial_system_attr(
-            trial._trial_id, "constraints", constraints(study.trials[trial.number])
-        )
-        study.tell(trial, value)
-    feasible = [trial.user_attrs["excess"] <= 0.0 for trial in study.trials]
-    assert sum(feasible[20:]) >= 14
-    assert sum(feasible[20:]) > sum(feasible[:10]) * 2
+    ours = [best_feasible(BioTuneSampler(seed=seed)) for seed in range(3)]
+    papers = [best_feasible(BioTuneSampler.paper(seed=seed)) for seed in range(3)]
+    assert statistics.fmean(ours) > statistics.fmean(papers)
 
 
 def test_several_objectives_spread_along_the_front() -> None:
