@@ -72,7 +72,7 @@ def test_minimising_gives_the_same_as_maximising() -> None:
     for trial in up.trials:
         down.add_trial(
             optuna.trial.create_trial(
-                params=trial.params, distributions=trial.distributions, value=-trial.value
+                params=trial.params, distributions=trial.distributions, value=-(trial.value or 0.0)
             )
         )
     assert best_trial(down).number == best_trial(up).number

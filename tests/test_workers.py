@@ -13,7 +13,13 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from tests.workers import StorageAddress, check_evolution, create_study, run_workers
+from tests.workers import (
+    StorageAddress,
+    check_evolution,
+    check_generations,
+    create_study,
+    run_workers,
+)
 
 N_WORKERS = 8
 
@@ -22,13 +28,26 @@ trials_per_worker = pytest.mark.parametrize(
 )
 
 
-def share_a_study(address: StorageAddress, n_workers: int, n_trials: int) -> None:
+def share_a_study(
+    address: StorageAddress, n_workers: int, n_trials: int, prescreen: str | None = None
+) -> None:
     study = create_study(address)
-    run_workers(address, n_workers, n_trials)
+    run_workers(address, n_workers, n_trials, prescreen)
     trials = study.get_trials(deepcopy=False)
     assert len(trials) == n_workers * n_trials
     assert all(trial.state == TrialState.COMPLETE for trial in trials)
-    check_evolution(trials, n_workers)
+    check = check_evolution if prescreen is None else check_generations
+    check(trials, n_workers)
+
+
+def test_processes_that_prescreen_share_a_journal_file(tmp_path: Path) -> None:
+    address = StorageAddress("journal_file", str(tmp_path / "shared.log"))
+    share_a_study(address, 4, 12, "phenotype")
+
+
+@pytest.mark.services
+def test_processes_that_prescreen_share_a_postgresql_database(postgresql_url: str) -> None:
+    share_a_study(StorageAddress("rdb", postgresql_url), 4, 12, "phenotype")
 
 
 @trials_per_worker

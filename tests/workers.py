@@ -102,18 +102,21 @@ def objective(trial: optuna.Trial) -> float:
     return value
 
 
-def work(address: StorageAddress, n_trials: int) -> None:
+def work(address: StorageAddress, n_trials: int, prescreen: str | None) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.load_study(
-        storage=address.open(), study_name=STUDY, sampler=RecordingSampler.paper(seed=0)
-    )
+    sampler = RecordingSampler(seed=0, prescreen=prescreen)
+    study = optuna.load_study(storage=address.open(), study_name=STUDY, sampler=sampler)
     study.optimize(objective, n_trials=n_trials)
 
 
-def run_workers(address: StorageAddress, n_workers: int, n_trials: int) -> None:
+def run_workers(
+    address: StorageAddress, n_workers: int, n_trials: int, prescreen: str | None
+) -> None:
     """Run workers in spawned processes, each for a number of trials."""
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=work, args=(address, n_trials)) for _ in range(n_workers)]
+    workers = [
+        context.Process(target=work, args=(address, n_trials, prescreen)) for _ in range(n_workers)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -142,12 +145,24 @@ def regular_size(generation: int) -> int:
 
 
 def check_evolution(trials: Sequence[FrozenTrial], n_workers: int) -> None:
-    """Check that the evolution is one that a single process could have run.
+    """Check that the paper's evolution is one that a single process could have run.
+
+    As :func:`check_generations`; and no place of an elite's pair is taken twice, and every proposal
+    follows from the results that its worker had read.
+    """
+    check_generations(trials, n_workers)
+    finished = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    halves = Counter(tag_of(t) for t in finished if tag_of(t).is_half)
+    assert max(halves.values(), default=1) == 1
+    _check_proposals(trials, finished)
+
+
+def check_generations(trials: Sequence[FrozenTrial], n_workers: int) -> None:
+    """Check that the generations are such as a single process could have run.
 
     Generations are full and in order, with at most one extra trial for each further worker and
-    for each trial that ran again because its worker was dead; no place of an elite's pair is taken
-    twice; no two individuals are the same; and every proposal follows from the results that its
-    worker had read.
+    for each trial that ran again because its worker was dead; no two individuals are the same; and
+    parents were known to the workers that bred from them.
     """
     finished = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     members: defaultdict[int, list[FrozenTrial]] = defaultdict(list)
@@ -163,12 +178,11 @@ def check_evolution(trials: Sequence[FrozenTrial], n_workers: int) -> None:
         ended = sum(t.user_attrs["ended"] <= started_next for t in members[generation])
         assert ended >= regular_size(generation), f"generation {generation + 1} began too early"
 
-    halves = Counter(tag_of(t) for t in finished if tag_of(t).is_half)
-    assert max(halves.values(), default=1) == 1
     genotypes = Counter(tuple(sorted(t.params.items())) for t in finished)
     assert max(genotypes.values()) == 1
-
-    _check_proposals(trials, finished)
+    for trial in (t for t in finished if "read" in t.user_attrs):
+        n_read, unfinished = trial.user_attrs["read"]
+        assert set(tag_of(trial).parents) <= set(range(n_read)).difference(unfinished)
 
 
 def _check_proposals(trials: Sequence[FrozenTrial], finished: Sequence[FrozenTrial]) -> None:
