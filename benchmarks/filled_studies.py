@@ -19,13 +19,15 @@ from optuna_biotune import BioTuneSampler
 SAMPLERS: dict[str, Callable[[], BaseSampler]] = {
     "random": lambda: optuna.samplers.RandomSampler(seed=0),
     "BioTune": lambda: BioTuneSampler(seed=0),
+    "BioTune, paper": lambda: BioTuneSampler.paper(seed=0),
     "CMA-ES": lambda: optuna.samplers.CmaEsSampler(seed=0),
     "NSGA-II": lambda: optuna.samplers.NSGAIISampler(seed=0),
     # The defaults of these two differ between Optuna 4 and 5.
     "TPE": lambda: optuna.samplers.TPESampler(seed=0, multivariate=True, constant_liar=False),
 }
-# TPE reads parameters and values only, so random trials do for it; its own would take hours.
-_FILLED_BY = {"TPE": "random"}
+# TPE reads parameters and values only, so random trials do for it; its own would take hours. The
+# paper's evolution writes what BioTune reads.
+_FILLED_BY = {"BioTune": "BioTune, paper", "TPE": "random"}
 
 
 @dataclass(frozen=True)

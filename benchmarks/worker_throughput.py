@@ -40,6 +40,7 @@ SAMPLERS: dict[str, Callable[[], BaseSampler]] = {
     # With a seed, all workers would draw the same.
     "random": RandomSampler,
     "BioTune": lambda: BioTuneSampler(seed=0),
+    "BioTune, paper": lambda: BioTuneSampler.paper(seed=0),
 }
 SLEEP = 0.05  # seconds
 _N_PARAMS = 8

@@ -20,7 +20,7 @@ def next_trial(study: optuna.Study, n_params: int) -> dict[str, Any]:
     return study.trials[-1].params
 
 
-@pytest.mark.parametrize("sampler", ["BioTune", "CMA-ES", "NSGA-II", "random"])
+@pytest.mark.parametrize("sampler", ["BioTune", "BioTune, paper", "CMA-ES", "NSGA-II", "random"])
 def test_a_stored_history_is_gone_on_from_as_though_it_had_not_been_stored(
     tmp_path: Path, sampler: str
 ) -> None:
@@ -72,7 +72,7 @@ def calls_that_read(study: optuna.Study, n_trials: int) -> int:
 
 @pytest.fixture(scope="module")
 def long_history() -> History:
-    return run_history("BioTune", 10 + 13 * 60, 3)
+    return run_history("BioTune, paper", 10 + 13 * 60, 3)
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
@@ -87,7 +87,7 @@ def test_a_proposal_reads_as_little_after_many_trials_as_after_few(
             else make_storage(tmp_path / f"{n_generations}.db", heartbeat_interval=None)
         )
         history = long_history.first(10 + 13 * n_generations)
-        study = store(history, storage, "study", "BioTune")
+        study = store(history, storage, "study", "BioTune, paper")
         run_trial(study, parameter_names(3))  # A sampler that joins a study reads all of it.
         calls.append(calls_that_read(study, 5))
 
@@ -107,7 +107,7 @@ def test_the_benchmark_times_every_sampler_and_writes_what_it_prints(
     assert rows == {(s, n, t) for s in ("memory", "sqlite") for n in SAMPLERS for t in (12, 30)}
     assert all(r["median_ms"] > 0.0 and r["repetitions"] == 2 for r in result["results"])
     assert result["versions"]["optuna"] == optuna.__version__
-    assert [c["storage"] for c in result["comparisons"]] == ["memory", "sqlite"]
+    assert [c["storage"] for c in result["comparisons"]] == ["memory"] * 2 + ["sqlite"] * 2
     printed = capsys.readouterr().out
     assert "| storage | parameters | sampler | 12 | 30 | processor, 12 | processor, 30 |" in printed
     for row in result["results"]:
@@ -132,6 +132,7 @@ def test_times_are_compared_at_the_largest_and_the_smallest_number_of_trials() -
         {
             "storage": "memory",
             "n_params": 8,
+            "sampler": "BioTune",
             "of_nsga2": 0.5,
             "added_of_nsga2": 0.15,
             "growth": 1.5,
@@ -177,7 +178,7 @@ def test_workers_share_a_study_without_errors_or_duplicates(
 
     rows = json.loads(out.read_text())["results"]
     assert [(row["workers"], row["sampler"]) for row in rows] == [
-        (n, sampler) for n in (1, 4) for sampler in ("random", "BioTune")
+        (n, sampler) for n in (1, 4) for sampler in ("random", "BioTune", "BioTune, paper")
     ]
     for row in rows:
         assert row["complete"] > 0
