@@ -3,9 +3,9 @@
 python benchmarks/sampler_overhead.py
 
 A trial that trains nothing is asked for, its parameters are suggested and a value is told. That is
-timed with BioTuneSampler, as it is by default and as the paper's evolution, NSGA-II (population 50), TPE (multivariate), CMA-ES and random sampling,
-after 100, 1,000 and 10,000 finished trials of 8 and 16 float parameters, in memory, in a SQLite
-file and in PostgreSQL.
+timed with BioTuneSampler, as it is by default and as the paper's evolution, NSGA-II (population
+50), TPE (multivariate), CMA-ES and random sampling, after 100, 1,000 and 10,000 finished trials of
+8 and 16 float parameters, in memory, in a SQLite file and in PostgreSQL.
 
 All samplers and sizes of one storage take turns, so that what else the machine does hits them
 alike: compare figures of one run with each other. In a database nearly all of the time is spent
@@ -13,7 +13,7 @@ waiting for the disk, a dozen times a trial, whatever the sampler; the processor
 sampler's own process shows what the sampler makes of the rest. The tables show medians. A median
 leaves out what happens once a generation, such as NSGA-II's selection of parents; the JSON file has
 the means and the 90th percentiles, too. The studies were filled by the samplers themselves, except
-TPE's, which holds random trials.
+TPE's, which holds random trials, and BioTune's default, which holds those of the paper's evolution.
 """
 
 from __future__ import annotations
