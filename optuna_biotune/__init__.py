@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from optuna_biotune import visualization
     from optuna_biotune.finetune.objective import FineTuningObjective, RefitResult
     from optuna_biotune.finetune.partition import BlockPartition, partition_blocks
     from optuna_biotune.genotype import FineTuningPlan, suggest_plan
@@ -31,6 +32,7 @@ __all__ = [
     "make_storage",
     "partition_blocks",
     "suggest_plan",
+    "visualization",
 ]
 
 _MODULE_OF = {
@@ -48,10 +50,15 @@ _MODULE_OF = {
 }
 
 
+_MODULES = {"visualization"}
+
+
 def __getattr__(name: str) -> Any:
     """Load a public name from its module when it is first used."""
     if name in _MODULE_OF:
         return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
