@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optuna_biotune import visualization
+    from optuna_biotune import dashboard, visualization
     from optuna_biotune.finetune.objective import FineTuningObjective, RefitResult
     from optuna_biotune.finetune.partition import BlockPartition, partition_blocks
     from optuna_biotune.genotype import FineTuningPlan, suggest_plan
@@ -29,6 +29,7 @@ __all__ = [
     "StopOnPlateau",
     "best_plan",
     "best_trial",
+    "dashboard",
     "make_storage",
     "partition_blocks",
     "suggest_plan",
@@ -50,7 +51,7 @@ _MODULE_OF = {
 }
 
 
-_MODULES = {"visualization"}
+_MODULES = {"dashboard", "visualization"}
 
 
 def __getattr__(name: str) -> Any:

@@ -89,8 +89,6 @@ def synthetic_study(
     prunes: bool = False,
     has_baselines: bool = False,
     sampler: BaseSampler | None = None,
-    storage: optuna.storages.BaseStorage | None = None,
-    study_name: str | None = None,
 ) -> optuna.Study:
     """Run a study of plans."""
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
@@ -98,11 +96,9 @@ def synthetic_study(
         pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1)
     first = StudyDirection.MINIMIZE if minimise else StudyDirection.MAXIMIZE
     study = optuna.create_study(
-        study_name=study_name,
         directions=[first, StudyDirection.MINIMIZE] if has_cost else [first],
         sampler=sampler if sampler is not None else BioTuneSampler(seed=0),
         pruner=pruner,
-        storage=storage,
     )
     if has_baselines:
         study.enqueue_trial(FineTuningPlan.full(blocks).to_params())

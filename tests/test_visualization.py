@@ -503,7 +503,9 @@ def test_of_many_trials_only_the_ancestors_have_lines(large: optuna.Study) -> No
 
 
 def test_hover_text_has_number_generation_origin_and_plan(study: optuna.Study) -> None:
-    child = next(one for one in planned_trials(study) if one.tag.role == "offspring")
+    child = next(
+        one for one in planned_trials(study) if one.tag.role == "offspring" and one.is_complete
+    )
     first, second = child.tag.parents
     text = child.describe()
     assert f"trial {child.number}, generation {child.generation}" in text

@@ -120,18 +120,8 @@ def _draw_best(figure: go.Figure, study: Study, complete: Sequence[PlannedTrial]
         )
     )
     values = read_target(study, complete, None, None)
-    shown = [
-        f"{one.baseline} {_value(values, one)}" for one in baselines(complete, values).values()
-    ]
-    found = f"Trial {best.number}, {values.name_within} {_value(values, best)}"
-    return found + (f" (in the same study: {', '.join(shown)})" if shown else "")
-
-
-def baselines(complete: Sequence[PlannedTrial], values: Target) -> dict[str, PlannedTrial]:
-    """Return the best trial of each usual plan that has been tried, by the plan's name."""
-    names = sorted({one.baseline for one in complete if one.baseline is not None})
-    found = {name: values.best([one for one in complete if one.baseline == name]) for name in names}
-    return {name: one for name, one in found.items() if one is not None}
+    shown = [f"{one.baseline} {_value(values, one)}" for one in values.baselines(complete).values()]
+    return ", ".join([f"Trial {best.number}: {_value(values, best)}", *shown])
 
 
 def _value(values: Target, one: PlannedTrial) -> str:

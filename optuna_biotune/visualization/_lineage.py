@@ -67,9 +67,10 @@ def plot_lineage(
     if len(family) > 1:
         _draw_lines(figure, family, points, "ancestors of the best", _style.VERMILION, 1.6)
     for name, (roles, symbol, color) in _KINDS.items():
-        alike = [one for one in shown if one.tag.role in roles]
+        alike = [one for one in shown if one.tag.role in roles and one.is_complete]
         if alike:
             _draw_trials(figure, alike, points, ancestors, name, symbol, color)
+    _draw_pruned(figure, [one for one in shown if not one.is_complete], points, ancestors)
     if best is not None:
         x, y = points[best.number]
         figure.add_trace(
@@ -158,7 +159,7 @@ def _draw_trials(
             customdata=[one.describe() for one in trials],
             mode="markers",
             marker={
-                "symbol": [symbol if one.is_complete else f"{symbol}-open" for one in trials],
+                "symbol": symbol,
                 "size": [10 if one.number in ancestors else 7 for one in trials],
                 "color": color,
                 "opacity": [1.0 if one.number in ancestors else 0.6 for one in trials],
@@ -167,3 +168,19 @@ def _draw_trials(
             hovertemplate="%{y:.4g}, %{customdata}<extra></extra>",
         )
     )
+
+
+def _draw_pruned(
+    figure: go.Figure,
+    pruned: Sequence[PlannedTrial],
+    points: dict[int, Point],
+    ancestors: set[int],
+) -> None:
+    """Draw pruned trials as open symbols, under one name in the legend."""
+    first = len(figure.data)
+    for roles, symbol, color in _KINDS.values():
+        alike = [one for one in pruned if one.tag.role in roles]
+        if alike:
+            _draw_trials(figure, alike, points, ancestors, "pruned", f"{symbol}-open", color)
+    for place, drawn in enumerate(figure.data[first:]):
+        drawn.update(legendgroup="pruned", showlegend=place == 0)

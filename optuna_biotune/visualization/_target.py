@@ -50,6 +50,12 @@ class Target:
         valued = [one for one in planned if one.number in self.values]
         return min(valued, key=lambda one: self.loss(self.values[one.number]), default=None)
 
+    def baselines(self, planned: Sequence[PlannedTrial]) -> dict[str, PlannedTrial]:
+        """Return the best complete trial of each usual plan that was tried, by the plan's name."""
+        names = sorted({one.baseline for one in planned if one.baseline is not None})
+        found = {name: self.best([o for o in planned if o.baseline == name]) for name in names}
+        return {name: one for name, one in found.items() if one is not None}
+
     @property
     def name_within(self) -> str:
         """Name within a sentence."""
