@@ -18,7 +18,7 @@ from torch import nn
 from optuna_biotune import BioTuneSampler, FineTuningPlan, RefitResult, visualization
 from optuna_biotune.dashboard import PublishEachGeneration, best_trials, publish, upload_model
 from optuna_biotune.dashboard._figures import compact
-from optuna_biotune.dashboard._publishing import opens_generation
+from optuna_biotune.dashboard._publishing import is_due
 from optuna_biotune.tags import Tag
 from tests.synthetic_study import BLOCKS, SyntheticObjective, large_study, synthetic_study
 
@@ -217,10 +217,18 @@ def test_each_generation_is_published_once() -> None:
     assert n_publications(study) == 3
 
 
-def test_one_trial_of_each_generation_opens_it_whatever_the_order() -> None:
-    study = synthetic_study(36, has_baselines=True)
-    opening = [trial.number for trial in study.trials if opens_generation(study, trial)]
-    assert opening == [0, 10, 23]
+def test_the_first_trial_of_a_generation_publishes_and_no_late_one_does() -> None:
+    due = []
+
+    def note_if_due(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        if is_due(study, trial):
+            due.append(trial.number)
+
+    study = optuna.create_study(direction="maximize", sampler=BioTuneSampler(seed=0))
+    study.enqueue_trial(FineTuningPlan.full(BLOCKS).to_params())
+    study.optimize(SyntheticObjective(), n_trials=36, callbacks=[note_if_due])
+    assert due == [0, 10, 23]
+    assert [trial.number for trial in study.trials if is_due(study, trial)] == [23]
 
 
 @pytest.mark.timeout(120)
@@ -229,8 +237,9 @@ def test_threads_publish_each_generation_and_end_with_the_right_number_of_trials
     study.optimize(SyntheticObjective(), n_trials=40, n_jobs=4, callbacks=[PublishEachGeneration()])
     tags = [Tag.of(trial) for trial in study.trials]
     n_generations = len({tag.generation for tag in tags if tag is not None})
-    # Two threads publish one generation only if the first of its trials was tagged last.
-    assert n_generations <= n_publications(study) <= n_generations + 2
+    # The trial that opened a generation may finish after the next one was opened. Two publish the
+    # same one only if the first of its trials was tagged last.
+    assert 1 <= n_publications(study) <= n_generations + 2
     assert len(study.trials) == 40
 
 

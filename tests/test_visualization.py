@@ -325,6 +325,7 @@ def test_of_a_target_that_is_no_objective_nothing_is_the_best(study: optuna.Stud
     assert "best" not in {one.name for one in lineage.data}
 
 
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_axes_carry_the_studys_own_name_of_the_metric() -> None:
     study = synthetic_study(4)
     study.set_metric_names(["balanced accuracy"])

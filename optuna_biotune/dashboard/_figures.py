@@ -35,23 +35,22 @@ def figures(study: Study) -> tuple[dict[str, go.Figure], dict[str, str]]:
             "target": lambda trial: trial.values[0],
             "target_name": "First objective" if names is None else names[0],
         }
-    by = "trial" if len(study.get_trials(deepcopy=False)) <= _MOST_COLUMNS else "generation"
-    draw: dict[str, Callable[[], go.Figure]] = {
-        "biotune-best-plan": lambda: visualization.plot_best_plan(study),
-        "biotune-plans": lambda: visualization.plot_plans(study, by=by, **target),  # type: ignore[arg-type]
-        "biotune-evolution": lambda: visualization.plot_evolution(study, **target),
-        "biotune-block-effect": lambda: visualization.plot_block_effect(study, **target),
-        "biotune-lineage": lambda: visualization.plot_lineage(study, **target),
+    n_trials = len(study.get_trials(deepcopy=False))
+    columns = {"by": "trial" if n_trials <= _MOST_COLUMNS else "generation"}
+    plots: dict[str, tuple[Callable[..., go.Figure], dict[str, Any]]] = {
+        "biotune-best-plan": (visualization.plot_best_plan, {}),
+        "biotune-plans": (visualization.plot_plans, {**columns, **target}),
+        "biotune-evolution": (visualization.plot_evolution, target),
+        "biotune-block-effect": (visualization.plot_block_effect, target),
+        "biotune-lineage": (visualization.plot_lineage, target),
     }
     for name, cost in _COSTS.items():
-        draw[name] = lambda cost=cost: visualization.plot_accuracy_cost(  # type: ignore[misc]
-            study, cost=cost, **target
-        )
+        plots[name] = (visualization.plot_accuracy_cost, {"cost": cost, **target})
     drawn: dict[str, go.Figure] = {}
     missing: dict[str, str] = {}
-    for name, plot in draw.items():
+    for name, (plot, arguments) in plots.items():
         try:
-            drawn[name] = compact(plot())
+            drawn[name] = compact(plot(study, **arguments))
         except ValueError as error:
             missing[name] = str(error)
     return drawn, missing

@@ -14,8 +14,7 @@ from optuna.trial import FrozenTrial
 from optuna_biotune.visualization._trials import best_first, planned_trials
 
 if TYPE_CHECKING:
-    from optuna.artifacts._protocol import ArtifactStore
-
+    from optuna_biotune._compat import ArtifactStore
     from optuna_biotune.finetune.refit import RefitResult
 
 

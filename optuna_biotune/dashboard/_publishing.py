@@ -52,10 +52,10 @@ class PublishEachGeneration:
     """A callback for ``study.optimize`` that publishes the study once a generation.
 
     Give it to every worker: the one whose trial opened a generation, that of the lowest number in
-    it, publishes when that trial has finished. So each generation is published by one process,
-    which needs no lock. If that worker dies, the next generation is published by another one.
-    Trials that still ran when a generation was opened may appear a generation later; call
-    :func:`publish` at the end of the search for the last ones.
+    it, publishes when that trial has finished, unless a later generation has been opened by then.
+    So one process at a time writes, without a lock. If that worker dies or is too late, the next
+    generation is published by another one. What finished since is missing until then; call
+    :func:`publish` at the end of the search.
 
     With other samplers every tenth trial publishes. What goes wrong is logged and does not stop
     the search.
@@ -69,26 +69,33 @@ class PublishEachGeneration:
         _optuna_dashboard()
 
     def __call__(self, study: Study, trial: FrozenTrial) -> None:
-        """Publish the study if the trial opened its generation."""
-        if not opens_generation(study, trial):
+        """Publish the study if the trial opened the generation that is open now."""
+        if not is_due(study, trial):
             return
         try:
             publish(study)
-        except Exception:
-            _logger.warning("Could not publish study %r.", study.study_name, exc_info=True)
+        except Exception as error:
+            _logger.warning(
+                "Could not publish study %r: %s: %s", study.study_name, type(error).__name__, error
+            )
 
 
-def opens_generation(study: Study, trial: FrozenTrial) -> bool:
-    """Tell whether no trial of a lower number belongs to the trial's generation.
+def is_due(study: Study, trial: FrozenTrial) -> bool:
+    """Tell whether a trial that has finished opened the generation that is open now.
 
-    Of trials that BioTuneSampler did not propose, every tenth one counts as opening one.
+    It has the lowest number in its generation, and there is no later generation. Of trials that
+    have no generation every tenth one is due.
     """
     tag = Tag.of(trial)
     if tag is None:
         return trial.number % _TRIALS_WITHOUT_GENERATIONS == 0
-    before = study.get_trials(deepcopy=False)[: trial.number]
-    tags = map(Tag.of, before)
-    return all(earlier is None or earlier.generation != tag.generation for earlier in tags)
+    generations = {
+        other.number: found.generation
+        for other in study.get_trials(deepcopy=False)
+        if (found := Tag.of(other)) is not None
+    }
+    first = min(number for number, found in generations.items() if found == tag.generation)
+    return trial.number == first and tag.generation == max(generations.values())
 
 
 def _optuna_dashboard() -> Any:

@@ -11,7 +11,7 @@ from optuna_biotune.visualization import _style
 from optuna_biotune.visualization._target import Target, TargetFunction, read_target
 from optuna_biotune.visualization._trials import FULL, PlannedTrial, planned_trials
 
-_COST_NAMES = {"trainable_params": "Trainable parameters", "seconds": "Seconds a trial"}
+_COST_NAMES = {"trainable_params": "trainable parameters", "seconds": "seconds a trial"}
 # Costs that differ by more than this factor are drawn on a logarithmic axis.
 _LOGARITHMIC_FROM = 30.0
 
@@ -60,14 +60,16 @@ def plot_accuracy_cost(
         _draw_front(figure, front, values, costs)
     _draw_trials(figure, [one for one in measured if one.baseline is None], values, costs)
     _draw_baselines(figure, [one for one in measured if one.baseline is not None], values, costs)
-    figure.update_xaxes(title_text=f"{_COST_NAMES.get(cost, cost)} (lower is better)")
+    cost_name = _COST_NAMES.get(cost, cost)
+    shown_name = cost_name[0].upper() + cost_name[1:] if cost in _COST_NAMES else cost
+    figure.update_xaxes(title_text=f"{shown_name} (lower is better)")
     if min(costs.values()) > 0.0 and max(costs.values()) > _LOGARITHMIC_FROM * min(costs.values()):
         figure.update_xaxes(type="log", dtick=1)
     figure.update_yaxes(title_text=values.axis_title)
     subtitle = _style.counted(len(measured), "complete trial")
     if front:
         subtitle += f", {len(front)} of them on the Pareto front"
-    _style.finish(figure, f"{values.name} and cost", subtitle)
+    _style.finish(figure, f"{values.name} against {cost_name}", subtitle)
     figure.update_layout(legend=_style.LEGEND_ABOVE)
     return figure
 
