@@ -20,7 +20,7 @@ from optuna_biotune.dashboard import PublishEachGeneration, best_trials, publish
 from optuna_biotune.dashboard._figures import compact
 from optuna_biotune.dashboard._publishing import is_due
 from optuna_biotune.tags import Tag
-from tests.synthetic_study import BLOCKS, SyntheticObjective, large_study, synthetic_study
+from tests.synthetic_study import BLOCKS, LR, SyntheticObjective, large_study, synthetic_study
 
 optuna_dashboard = pytest.importorskip(
     "optuna_dashboard", reason="optuna-dashboard is not installed"
@@ -160,7 +160,7 @@ def test_the_note_has_the_best_plan_and_the_baselines(study: optuna.Study) -> No
     publish(study)
     note = optuna_dashboard.get_note(study)
     for name, rate in FineTuningPlan.from_trial(study.best_trial).multipliers.items():
-        shown = f"\u00d7 {rate:.2g}" if rate else "frozen"
+        shown = f"{rate:.2g}" if rate else "frozen"
         assert f"| {name} | {shown} |" in note
     assert f"| best plan | {study.best_trial.number} | {study.best_value:.4g} " in note
     assert f"| full fine-tuning | 0 | {study.trials[0].value:.4g} " in note
@@ -173,6 +173,7 @@ def test_the_code_in_the_note_gives_the_best_plan(study: optuna.Study) -> None:
     scope: dict[str, Any] = {}
     exec(code.partition("result =")[0], scope)
     assert scope["plan"] == FineTuningPlan.from_trial(study.best_trial)
+    assert f"blocks.param_groups(plan, lr={LR})" in code
 
 
 def test_results_on_test_data_stand_in_the_note(study: optuna.Study) -> None:

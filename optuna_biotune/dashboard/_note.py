@@ -86,9 +86,8 @@ def _plan_table(best: PlannedTrial) -> str:
     for name, rate in best.plan.multipliers.items():
         absolute = best.trial.user_attrs.get(f"lr/{name}")
         known = f"{absolute:.3g}" if isinstance(absolute, (int, float)) else ""
-        times = f"\u00d7 {shown_rate(rate)}" if rate > 0.0 else "frozen"
-        rows.append([name, times, known if rate > 0.0 else ""])
-    return _table(["block", "base learning rate", "learning rate"], rows)
+        rows.append([name, shown_rate(rate), known if rate > 0.0 else ""])
+    return _table(["block", "multiplier", "learning rate"], rows)
 
 
 def _comparison(study: Study, complete: Sequence[PlannedTrial], best: PlannedTrial) -> str:
@@ -158,5 +157,14 @@ plan = FineTuningPlan({{
 {multipliers}
 }})
 result = objective.refit(plan, test=test)  # FineTuningObjective
-optimizer = torch.optim.Adam(blocks.param_groups(plan, lr=1e-3))  # or a loop of your own
+optimizer = torch.optim.Adam(blocks.param_groups(plan, lr={_base_rate(best)}))  # or a loop of your own
 ```"""
+
+
+def _base_rate(one: PlannedTrial) -> str:
+    """Return the base learning rate, or a name for it if the trial does not tell it."""
+    for name, rate in one.plan.multipliers.items():
+        absolute = one.trial.user_attrs.get(f"lr/{name}")
+        if rate > 0.0 and isinstance(absolute, float):
+            return f"{absolute / rate:.4g}"
+    return "base_lr"

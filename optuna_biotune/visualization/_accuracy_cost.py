@@ -69,7 +69,7 @@ def plot_accuracy_cost(
     subtitle = _style.counted(len(measured), "complete trial")
     if front:
         subtitle += f", {len(front)} of them on the Pareto front"
-    _style.finish(figure, f"{values.name} against {cost_name}", subtitle)
+    _style.finish(figure, f"Cost: {cost_name}", subtitle)
     figure.update_layout(legend=_style.LEGEND_ABOVE)
     return figure
 
