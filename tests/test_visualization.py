@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import optuna
@@ -15,7 +15,7 @@ import pytest
 from optuna.trial import TrialState
 
 from optuna_biotune import BioTuneSampler, FineTuningPlan, visualization
-from optuna_biotune.tags import Tag
+from optuna_biotune.tags import Role, Tag
 from optuna_biotune.visualization._block_effect import block_effects
 from optuna_biotune.visualization._trials import planned_trials
 from tests.synthetic_study import BLOCKS, SyntheticObjective, large_study, synthetic_study
@@ -42,8 +42,10 @@ def quiet() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def study() -> optuna.Study:
-    """Four generations, maximised, with baselines and pruned trials."""
-    return synthetic_study(49, prunes=True, has_baselines=True)
+    """Four generations of the paper's evolution, maximised, with enqueued and pruned trials."""
+    return synthetic_study(
+        49, prunes=True, has_baselines=True, sampler=BioTuneSampler.paper(seed=0)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -451,6 +453,12 @@ def test_baselines_stand_out_in_the_plot_of_costs(study: optuna.Study) -> None:
     assert figure.layout.xaxis.type == "log"
 
 
+def test_the_baselines_that_the_sampler_tries_by_itself_stand_out(minimised: optuna.Study) -> None:
+    figure = visualization.plot_accuracy_cost(minimised)
+    for number, name in enumerate(("full fine-tuning", "linear probe", "last two blocks")):
+        assert minimised.trials[number].value in trace(figure, name).y
+
+
 # Lineage
 
 
@@ -493,6 +501,22 @@ def test_ancestors_of_the_best_are_its_parents_theirs_and_so_on(study: optuna.St
     family = trace(figure, "ancestors of the best")
     n_lines = sum(len(trials[number].tag.parents) for number in ancestors)
     assert len(family.x) == 3 * n_lines
+
+
+def test_trials_of_every_role_are_shown() -> None:
+    n_parents = {"offspring": 2, "mutant": 1, "elite_plus": 1, "elite_minus": 1}
+    study = synthetic_study(3)
+    template = study.trials[0]
+    for role in get_args(Role):
+        number = len(study.trials)
+        parents = list(range(n_parents.get(role, 0)))
+        tag = {"generation": 1, "role": role, "parents": parents, "trial": number}
+        template.system_attrs = {"biotune": tag}
+        study.add_trial(template)
+    assert [one.tag.role for one in planned_trials(study)[3:]] == list(get_args(Role))
+    markers = [one for one in visualization.plot_lineage(study).data if one.mode == "markers"]
+    best = 1
+    assert sum(len(one.x) for one in markers) == len(study.trials) + best
 
 
 def test_of_many_trials_only_the_ancestors_have_lines(large: optuna.Study) -> None:

@@ -147,6 +147,7 @@ def _how_to(study: Study, best: PlannedTrial) -> str:
     chosen = "the best plan" if len(study.directions) == 1 else f"the plan of trial {best.number}"
     lines = [f"    {json.dumps(name)}: {rate!r}," for name, rate in best.plan.multipliers.items()]
     multipliers = "\n".join(lines)
+    base_rate = _base_rate(best)
     versions = f"optuna-biotune {optuna_biotune.__version__} and Optuna {optuna.__version__}"
     return f"""To train by {chosen} again, with {versions}:
 
@@ -157,7 +158,7 @@ plan = FineTuningPlan({{
 {multipliers}
 }})
 result = objective.refit(plan, test=test)  # FineTuningObjective
-optimizer = torch.optim.Adam(blocks.param_groups(plan, lr={_base_rate(best)}))  # or a loop of your own
+optimizer = torch.optim.Adam(blocks.param_groups(plan, lr={base_rate}))  # or a loop of your own
 ```"""
 
 

@@ -9,9 +9,20 @@ from optuna import Study
 
 from optuna_biotune.visualization import _style
 from optuna_biotune.visualization._target import Target, TargetFunction, read_target
-from optuna_biotune.visualization._trials import FULL, PlannedTrial, planned_trials
+from optuna_biotune.visualization._trials import (
+    FULL,
+    LAST_TWO,
+    LINEAR_PROBE,
+    PlannedTrial,
+    planned_trials,
+)
 
 _COST_NAMES = {"trainable_params": "trainable parameters", "seconds": "seconds a trial"}
+_BASELINES = {
+    FULL: ("square", _style.SKY),
+    LINEAR_PROBE: ("diamond", _style.PURPLE),
+    LAST_TWO: ("triangle-up", _style.GREEN),
+}
 # Costs that differ by more than this factor are drawn on a logarithmic axis.
 _LOGARITHMIC_FROM = 30.0
 
@@ -33,9 +44,9 @@ def plot_accuracy_cost(
         target_name: Its name.
 
     Returns:
-        The figure. Trials are coloured by their generation; full fine-tuning and linear probe at
-        the base learning rate stand out if they were tried. There is no front if the target is
-        none of the study's objectives, whose directions are known.
+        The figure. Trials are coloured by their generation; usual plans (full fine-tuning, the
+        last block or two, at the base learning rate) stand out if they were tried. There is no
+        front if the target is none of the study's objectives, whose directions are known.
 
     Raises:
         TypeError: If ``study`` is no study.
@@ -143,6 +154,7 @@ def _draw_baselines(
 ) -> None:
     for name in sorted({one.baseline for one in trials if one.baseline is not None}):
         alike = [one for one in trials if one.baseline == name]
+        symbol, color = _BASELINES[name]
         figure.add_trace(
             go.Scatter(
                 x=[costs[one.number] for one in alike],
@@ -151,8 +163,8 @@ def _draw_baselines(
                 mode="markers",
                 marker={
                     "size": 13,
-                    "symbol": "square" if name == FULL else "diamond",
-                    "color": _style.SKY if name == FULL else _style.PURPLE,
+                    "symbol": symbol,
+                    "color": color,
                     "line": {"width": 1.2, "color": _style.INK},
                 },
                 name=name,

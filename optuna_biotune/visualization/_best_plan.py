@@ -30,8 +30,8 @@ def plot_best_plan(study: Study) -> go.Figure:
     Pareto front are drawn, one a row, sorted by the first objective.
 
     Args:
-        study: The study. Trials of baselines in it (full fine-tuning, linear probe, at the base
-            learning rate) are named with their values.
+        study: The study. Trials of baselines in it (full fine-tuning, the last block or two, at
+            the base learning rate) are named with their values.
 
     Raises:
         TypeError: If ``study`` is no study.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from optuna import Study
 
+from optuna_biotune.tags import Role
 from optuna_biotune.visualization import _style
 from optuna_biotune.visualization._target import TargetFunction, read_target
 from optuna_biotune.visualization._trials import PlannedTrial, planned_trials, side_by_side
@@ -18,11 +19,13 @@ _MOST_TRIALS_WITH_ALL_LINES = 300
 _WIDTH_OF_A_GENERATION = 0.56
 
 # Legend entry of each kind of trial: its roles, symbol and colour.
-_KINDS = {
+_KINDS: dict[str, tuple[tuple[Role, ...], str, str]] = {
     "random": (("initial", "fresh"), "circle", _style.MUTED),
+    "baseline": (("baseline",), "hexagon", _style.GREEN),
     "not from BioTune": (("adopted",), "square", _style.PURPLE),
     "step from elite": (("elite_plus", "elite_minus"), "triangle-up", _style.ORANGE),
     "offspring": (("offspring",), "diamond", _style.BLUE),
+    "mutant": (("mutant",), "triangle-down", _style.SKY),
 }
 
 
@@ -34,7 +37,8 @@ def plot_lineage(
 ) -> go.Figure:
     """Plot which trials came from which, generation by generation.
 
-    Lines run from parents to children: two parents of an offspring, the elite of a step. The
+    Lines run from parents to children: two parents of an offspring, the one of a mutant, the elite
+    of a step. The
     ancestors of the best trial are drawn strongly, and of more than 300 trials only their lines.
     Trials that BioTuneSampler did not propose belong to generation 0 and have no parents.
 

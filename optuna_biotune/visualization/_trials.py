@@ -12,17 +12,20 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_biotune.genotype import FineTuningPlan
 from optuna_biotune.ranking import merit, ranking
-from optuna_biotune.tags import Tag
+from optuna_biotune.tags import Role, Tag
 
 FULL = "full fine-tuning"
 LINEAR_PROBE = "linear probe"
+LAST_TWO = "last two blocks"
 
-_ROLES = {
+_ROLES: dict[Role, str] = {
     "initial": "random",
+    "baseline": "baseline",
     "adopted": "not from BioTune",
     "elite_plus": "step from",
     "elite_minus": "step from",
     "offspring": "offspring of",
+    "mutant": "mutant of",
     "fresh": "random",
 }
 _BLOCKS_A_LINE = 4
@@ -61,11 +64,11 @@ class PlannedTrial:
     def baseline(self) -> str | None:
         """Name of the usual plan that this one is, if it is one."""
         rates = list(self.plan.multipliers.values())
-        if not math.isclose(rates[-1], 1.0, rel_tol=1e-6):
-            return None
-        if all(math.isclose(rate, 1.0, rel_tol=1e-6) for rate in rates):
-            return FULL
-        return LINEAR_PROBE if not any(rates[:-1]) else None
+        for name, n_trained in ((FULL, len(rates)), (LINEAR_PROBE, 1), (LAST_TWO, 2)):
+            frozen, trained = rates[:-n_trained], rates[-n_trained:]
+            if not any(frozen) and all(math.isclose(r, 1.0, rel_tol=1e-6) for r in trained):
+                return name
+        return None
 
     @property
     def origin(self) -> str:
