@@ -15,8 +15,15 @@ import torch
 from optuna.artifacts import FileSystemArtifactStore, download_artifact, get_all_artifact_meta
 from torch import nn
 
-from optuna_biotune import BioTuneSampler, FineTuningPlan, RefitResult, visualization
-from optuna_biotune.dashboard import PublishEachGeneration, best_trials, publish, upload_model
+from optuna_biotune import (
+    BioTuneSampler,
+    FineTuningPlan,
+    RefitResult,
+    best_plan,
+    best_trial,
+    visualization,
+)
+from optuna_biotune.dashboard import PublishEachGeneration, publish, top_trials, upload_model
 from optuna_biotune.dashboard._figures import compact
 from optuna_biotune.dashboard._publishing import is_due
 from optuna_biotune.tags import Tag
@@ -159,10 +166,13 @@ def test_a_study_without_plans_is_refused_and_nothing_is_written() -> None:
 def test_the_note_has_the_best_plan_and_the_baselines(study: optuna.Study) -> None:
     publish(study)
     note = optuna_dashboard.get_note(study)
-    for name, rate in FineTuningPlan.from_trial(study.best_trial).multipliers.items():
+    best = best_trial(study)
+    for name, rate in FineTuningPlan.from_trial(best).multipliers.items():
         shown = f"{rate:.2g}" if rate else "frozen"
         assert f"| {name} | {shown} |" in note
-    assert f"| best plan | {study.best_trial.number} | {study.best_value:.4g} " in note
+    assert f"| best plan | {best.number} | {best.value:.4g} " in note
+    luckiest = f"| best value | {study.best_trial.number} | {study.best_value:.4g} "
+    assert (luckiest in note) == (best.number != study.best_trial.number)
     assert f"| full fine-tuning | 0 | {study.trials[0].value:.4g} " in note
     assert f"| linear probe | 1 | {study.trials[1].value:.4g} " in note
 
@@ -172,7 +182,7 @@ def test_the_code_in_the_note_gives_the_best_plan(study: optuna.Study) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", optuna_dashboard.get_note(study), re.DOTALL)
     scope: dict[str, Any] = {}
     exec(code.partition("result =")[0], scope)
-    assert scope["plan"] == FineTuningPlan.from_trial(study.best_trial)
+    assert scope["plan"] == best_plan(study)
     assert f"blocks.param_groups(plan, lr={LR})" in code
 
 
@@ -277,14 +287,14 @@ def test_without_optuna_dashboard_the_extra_is_named_before_the_search() -> None
 # Models
 
 
-def test_the_best_trials_are_in_the_order_of_their_values() -> None:
+def test_the_top_trials_are_in_the_order_of_their_values() -> None:
     study = synthetic_study(20, minimise=True, prunes=True)
     complete = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
     expected = sorted(complete, key=lambda trial: trial.values[0])
-    assert best_trials(study, 3) == expected[:3]
-    assert len(best_trials(study, 100)) == len(complete)
+    assert top_trials(study, 3) == expected[:3]
+    assert len(top_trials(study, 100)) == len(complete)
     with pytest.raises(ValueError, match="`n_trials` must be at least 1, but got 0"):
-        best_trials(study, 0)
+        top_trials(study, 0)
 
 
 class Tied(nn.Module):

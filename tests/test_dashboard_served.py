@@ -32,7 +32,7 @@ from optuna_biotune import (
     make_storage,
     suggest_plan,
 )
-from optuna_biotune.dashboard import best_trials, publish, upload_model
+from optuna_biotune.dashboard import publish, top_trials, upload_model
 from tests.conftest import BROWSERS
 from tests.synthetic_study import synthetic_study
 
@@ -205,7 +205,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     # A file takes half a second a trial, for the attributes of each.
     study.add_trials(synthetic_study(24, prunes=True, has_baselines=True).trials)
-    (best,) = best_trials(study, 1)
+    (best,) = top_trials(study, 1)
     plan = FineTuningPlan.from_trial(best)
     result = RefitResult(nn.Linear(4, 2), plan, 8, {"accuracy": [0.8, 0.82, 0.81]})
     (folder / "artifacts").mkdir()

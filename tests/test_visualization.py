@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 import pytest
 from optuna.trial import TrialState
 
-from optuna_biotune import BioTuneSampler, FineTuningPlan, visualization
+from optuna_biotune import BioTuneSampler, FineTuningPlan, best_plan, visualization
 from optuna_biotune.tags import Role, Tag
 from optuna_biotune.visualization._block_effect import block_effects
 from optuna_biotune.visualization._trials import planned_trials
@@ -390,11 +390,38 @@ def test_values_that_are_all_equal_have_no_effects() -> None:
 # The best plan
 
 
+def test_a_trial_to_show_must_be_a_complete_one_of_one_objective(
+    study: optuna.Study, front: optuna.Study
+) -> None:
+    (pruned, *_) = trials_in(study, TrialState.PRUNED)
+    with pytest.raises(ValueError, match="`trial` must be a complete trial of `study`"):
+        visualization.plot_best_plan(study, trial=pruned)
+    with pytest.raises(ValueError, match="`trial` must not be given"):
+        visualization.plot_best_plan(front, trial=front.trials[0])
+
+
+def test_beside_trials_of_other_blocks_the_best_plan_is_that_of_the_best_value() -> None:
+    study = synthetic_study(6)
+    study.optimize(SyntheticObjective(("stem", "head")), n_trials=2)
+    best = max(study.trials[:6], key=lambda trial: trial.values[0])
+    title = visualization.plot_best_plan(study).layout.title.text
+    assert f"Trial {best.number}: {best.value:.4g}" in title
+
+
 @pytest.mark.parametrize("name", ["study", "minimised"])
-def test_bars_are_the_rates_of_the_best_trial(name: str, request: pytest.FixtureRequest) -> None:
+def test_bars_are_the_rates_of_the_best_plan_or_of_a_chosen_trial(
+    name: str, request: pytest.FixtureRequest
+) -> None:
     study: optuna.Study = request.getfixturevalue(name)
-    tuned, frozen = visualization.plot_best_plan(study).data
-    plan = FineTuningPlan.from_trial(study.best_trial)
+    assert_bars_show(best_plan(study), visualization.plot_best_plan(study))
+    chosen = study.trials[1]
+    figure = visualization.plot_best_plan(study, trial=chosen)
+    assert_bars_show(FineTuningPlan.from_trial(chosen), figure)
+    assert f"Trial 1: {chosen.value:.4g}" in figure.layout.title.text
+
+
+def assert_bars_show(plan: FineTuningPlan, figure: go.Figure) -> None:
+    tuned, frozen = figure.data
     assert [BLOCKS[x] for x in tuned.x] == list(plan.trainable)
     assert [BLOCKS[x] for x in frozen.x] == list(plan.frozen)
     rates = [math.log10(plan.multipliers[name]) for name in plan.trainable]

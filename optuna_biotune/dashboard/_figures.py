@@ -8,6 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 from optuna import Study
+from optuna.trial import FrozenTrial
 
 from optuna_biotune import visualization
 
@@ -20,10 +21,14 @@ _ONE_A_POINT = ("size", "opacity", "color", "symbol")
 _COSTS = {"biotune-cost-parameters": "trainable_params", "biotune-cost-seconds": "seconds"}
 
 
-def figures(study: Study) -> tuple[dict[str, go.Figure], dict[str, str]]:
+def figures(study: Study, best: FrozenTrial | None) -> tuple[dict[str, go.Figure], dict[str, str]]:
     """Draw all plots of a study that can be drawn.
 
     With several objectives, plots of a value show the first one.
+
+    Args:
+        study: The study.
+        best: The trial of the best plan; None if none is complete.
 
     Returns:
         Identifier to figure, and identifier to the reason why it cannot be drawn.
@@ -38,7 +43,7 @@ def figures(study: Study) -> tuple[dict[str, go.Figure], dict[str, str]]:
     n_trials = len(study.get_trials(deepcopy=False))
     columns = {"by": "trial" if n_trials <= _MOST_COLUMNS else "generation"}
     plots: dict[str, tuple[Callable[..., go.Figure], dict[str, Any]]] = {
-        "biotune-best-plan": (visualization.plot_best_plan, {}),
+        "biotune-best-plan": (visualization.plot_best_plan, {} if target else {"trial": best}),
         "biotune-plans": (visualization.plot_plans, {**columns, **target}),
         "biotune-evolution": (visualization.plot_evolution, target),
         "biotune-block-effect": (visualization.plot_block_effect, target),

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from optuna_biotune.finetune.refit import RefitResult
 
 
-def best_trials(study: Study, n_trials: int) -> list[FrozenTrial]:
-    """Return the best complete trials of a study, best first, as BioTuneSampler ranks them.
+def top_trials(study: Study, n_trials: int) -> list[FrozenTrial]:
+    """Return the complete trials of the best values, best first, to refit and upload some.
+
+    The first of them need not be :func:`optuna_biotune.best_trial`, which goes by all trials. With
+    several objectives they are ranked by non-dominated front and crowding distance.
 
     Args:
         study: A study of one or several objectives.

@@ -15,14 +15,15 @@ from optuna_biotune.visualization._style import counted, shown
 from optuna_biotune.visualization._target import read_target
 from optuna_biotune.visualization._trials import (
     PlannedTrial,
-    best_first,
-    planned_trials,
     shown_rate,
 )
 
 BEGIN = "## Fine-tuning plan"
 END = "*Written by optuna-biotune. Text before and after this section is kept.*"
 _MOST_PLANS_OF_A_FRONT = 10
+_IN_THE_STUDY = (
+    "In the study (the best plan is the best by all trials; single values owe something to luck):"
+)
 
 
 class Result(Protocol):
@@ -41,24 +42,31 @@ def merged(note: str, own: str) -> str:
     return f"{note.rstrip()}\n\n{own}" if note.strip() else own
 
 
-def write_note(study: Study, results: Mapping[str, Result], missing: Mapping[str, str]) -> str:
+def write_note(
+    study: Study,
+    planned: Sequence[PlannedTrial],
+    best: PlannedTrial | None,
+    results: Mapping[str, Result],
+    missing: Mapping[str, str],
+) -> str:
     """Return our part of the note, in Markdown.
 
     Args:
         study: The study.
+        planned: Its trials.
+        best: The one of the best plan; None if none is complete.
         results: Name of a plan to what it achieved on test data.
         missing: Name of a plot to the reason why it could not be drawn.
-
-    Raises:
-        ValueError: If no trial has finished, or none has a plan.
     """
-    planned = planned_trials(study)
     complete = [one for one in planned if one.is_complete]
     parts = [BEGIN, _counts(study, planned)]
-    if complete:
-        best = best_first(study, complete)[0]
+    if best is not None:
         if len(study.directions) == 1:
-            parts += [_plan_table(best), "In the study:", _comparison(study, complete, best)]
+            parts += [
+                _plan_table(best),
+                _IN_THE_STUDY,
+                _comparison(study, complete, best),
+            ]
         else:
             parts.append(_front_table(study, complete))
         parts += [_test_table(results), _how_to(study, best)]
@@ -93,7 +101,11 @@ def _plan_table(best: PlannedTrial) -> str:
 def _comparison(study: Study, complete: Sequence[PlannedTrial], best: PlannedTrial) -> str:
     """Return a table of the best trial and the baselines that were tried in the same study."""
     values = read_target(study, complete, None, None)
-    named = {"best plan": best, **values.baselines(complete)}
+    named = {"best plan": best}
+    luckiest = values.best(complete)
+    if luckiest is not None and luckiest.number != best.number:
+        named["best value"] = luckiest
+    named |= values.baselines(complete)
     rows = [[name, str(one.number), _values(one), *_costs(one)] for name, one in named.items()]
     return _table(["", "trial", values.name_within, "trained parameters", "seconds"], rows)
 

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial
 from optuna_biotune.dashboard._figures import figures
 from optuna_biotune.dashboard._note import Result, merged, write_note
 from optuna_biotune.tags import Tag
+from optuna_biotune.visualization._trials import planned_trials, recommended
 
 _logger = logging.getLogger("optuna_biotune")
 
@@ -41,8 +42,12 @@ def publish(study: Study, *, results: Mapping[str, Result] | None = None) -> Non
         ImportError: If optuna-dashboard is not installed.
     """
     dashboard = _optuna_dashboard()
-    drawn, missing = figures(study)
-    own = write_note(study, results or {}, missing)
+    planned = planned_trials(study)
+    best = None
+    if any(one.is_complete for one in planned):
+        best = recommended(study, planned)
+    drawn, missing = figures(study, None if best is None else best.trial)
+    own = write_note(study, planned, best, results or {}, missing)
     for name, figure in drawn.items():
         dashboard.save_plotly_graph_object(study, figure, graph_object_id=name)
     dashboard.save_note(study, merged(dashboard.get_note(study), own))

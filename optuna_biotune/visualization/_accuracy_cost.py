@@ -79,7 +79,7 @@ def plot_accuracy_cost(
     figure.update_yaxes(title_text=values.axis_title)
     subtitle = _style.counted(len(measured), "complete trial")
     if front:
-        subtitle += f", {len(front)} of them on the Pareto front"
+        subtitle += f", {len(front)} of them on the Pareto front (line)"
     _style.finish(figure, f"Cost: {cost_name}", subtitle)
     figure.update_layout(legend=_style.LEGEND_ABOVE)
     return figure
@@ -117,6 +117,8 @@ def _draw_front(
             mode="lines",
             line={"color": _style.VERMILION, "width": 2, "shape": "hv"},
             name="Pareto front",
+            # The subtitle names it; in the legend there is no room on a dashboard.
+            showlegend=False,
             hoverinfo="skip",
         )
     )

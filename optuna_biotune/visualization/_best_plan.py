@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 from optuna import Study
+from optuna.trial import FrozenTrial
 
 from optuna_biotune.visualization import _style
 from optuna_biotune.visualization._target import Target, read_target
 from optuna_biotune.visualization._trials import (
     PlannedTrial,
-    best_first,
     planned_trials,
+    recommended,
     shown_rate,
 )
 
@@ -22,8 +23,11 @@ _MOST_PLANS_OF_A_FRONT = 10
 _FROZEN_AT = -1.35
 
 
-def plot_best_plan(study: Study) -> go.Figure:
+def plot_best_plan(study: Study, *, trial: FrozenTrial | None = None) -> go.Figure:
     """Plot the learning rate of each block in the best plan, against full fine-tuning.
+
+    The best plan is that of :func:`optuna_biotune.best_trial`, by all trials of the study. It need
+    not have the best value, which owes something to luck.
 
     Bars reach from full fine-tuning, which trains every block at the base learning rate, to the
     block's multiplier; frozen blocks are hatched. With several objectives, up to ten plans of the
@@ -32,10 +36,12 @@ def plot_best_plan(study: Study) -> go.Figure:
     Args:
         study: The study. Trials of baselines in it (full fine-tuning, the last block or two, at
             the base learning rate) are named with their values.
+        trial: A complete trial of the study, to show its plan instead. Not with several objectives.
 
     Raises:
         TypeError: If ``study`` is no study.
-        ValueError: If no trial is complete or none has a plan.
+        ValueError: If no trial is complete or none has a plan, ``trial`` is none of them, or it is
+            given with several objectives.
     """
     planned = planned_trials(study)
     complete = [one for one in planned if one.is_complete]
@@ -51,8 +57,11 @@ def plot_best_plan(study: Study) -> go.Figure:
         showgrid=False,
     )
     if len(study.directions) > 1:
+        if trial is not None:
+            raise ValueError("`trial` must not be given, because `study` has several objectives.")
         return _style.finish(figure, "Best plans", _draw_front(figure, study, complete))
-    subtitle = _draw_best(figure, study, complete)
+    chosen = _chosen(study, planned, trial)
+    subtitle = _draw_best(figure, study, complete, chosen)
     _draw_full(figure)
     _style.finish(figure, "Best plan", subtitle)
     figure.update_layout(bargap=0.35, margin={"r": 90})
@@ -77,13 +86,27 @@ def _draw_full(figure: go.Figure) -> None:
         title_text="Learning rate / base learning rate",
         tickvals=[_FROZEN_AT, *_style.RATE_TICKS],
         ticktext=["frozen", *_style.RATE_TICKS.values()],
-        range=[-1.55, 1.2],
+        range=[-1.55, 1.4],
     )
 
 
-def _draw_best(figure: go.Figure, study: Study, complete: Sequence[PlannedTrial]) -> str:
+def _chosen(
+    study: Study, planned: Sequence[PlannedTrial], trial: FrozenTrial | None
+) -> PlannedTrial:
+    if trial is None:
+        return recommended(study, planned)
+    for one in planned:
+        if one.is_complete and one.number == trial.number:
+            return one
+    raise ValueError(
+        f"`trial` must be a complete trial of `study` with a plan, but is trial {trial.number}."
+    )
+
+
+def _draw_best(
+    figure: go.Figure, study: Study, complete: Sequence[PlannedTrial], best: PlannedTrial
+) -> str:
     """Draw the best trial's plan as bars and return the subtitle."""
-    best = best_first(study, complete)[0]
     rates = list(best.plan.multipliers.values())
     tuned = [(x, rate) for x, rate in enumerate(rates) if rate > 0.0]
     figure.add_trace(

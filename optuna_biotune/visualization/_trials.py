@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_biotune.genotype import FineTuningPlan
 from optuna_biotune.ranking import merit, ranking
+from optuna_biotune.recommendation import best_trial
 from optuna_biotune.tags import Role, Tag
 
 FULL = "full fine-tuning"
@@ -141,6 +142,25 @@ def best_first(study: Study, planned: Sequence[PlannedTrial]) -> list[PlannedTri
     """Sort trials as BioTuneSampler ranks them, with one or several objectives."""
     merits = [merit(one.trial, study.directions) for one in planned]
     return [planned[position] for position in ranking(merits)]
+
+
+def recommended(study: Study, planned: Sequence[PlannedTrial]) -> PlannedTrial:
+    """Return the complete trial whose plan is best, as :func:`optuna_biotune.best_trial` finds it.
+
+    If the study has trials of other blocks, too, and with several objectives, it is the best by
+    value.
+
+    Args:
+        study: The study.
+        planned: Its trials, at least one of them complete.
+    """
+    complete = [one for one in planned if one.is_complete]
+    states = (TrialState.COMPLETE, TrialState.PRUNED)
+    others = len(study.get_trials(deepcopy=False, states=states)) > len(planned)
+    if not others and len(study.directions) == 1:
+        number = best_trial(study).number
+        return next(one for one in complete if one.number == number)
+    return best_first(study, complete)[0]
 
 
 def side_by_side(planned: Sequence[PlannedTrial], width: float) -> dict[int, float]:
