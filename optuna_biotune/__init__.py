@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from optuna_biotune import dashboard, visualization
     from optuna_biotune.finetune.objective import FineTuningObjective, RefitResult
     from optuna_biotune.finetune.partition import BlockPartition, partition_blocks
     from optuna_biotune.genotype import FineTuningPlan, suggest_plan
@@ -28,9 +29,11 @@ __all__ = [
     "StopOnPlateau",
     "best_plan",
     "best_trial",
+    "dashboard",
     "make_storage",
     "partition_blocks",
     "suggest_plan",
+    "visualization",
 ]
 
 _MODULE_OF = {
@@ -48,10 +51,15 @@ _MODULE_OF = {
 }
 
 
+_MODULES = {"dashboard", "visualization"}
+
+
 def __getattr__(name: str) -> Any:
     """Load a public name from its module when it is first used."""
     if name in _MODULE_OF:
         return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

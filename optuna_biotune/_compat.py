@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna import Study, Trial
 from optuna._transform import _SearchSpaceTransform
@@ -13,7 +13,11 @@ from optuna.distributions import BaseDistribution
 from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
+if TYPE_CHECKING:
+    from optuna.artifacts._protocol import ArtifactStore
+
 __all__ = [
+    "ArtifactStore",
     "constraints",
     "contains",
     "fail_running_trial",
