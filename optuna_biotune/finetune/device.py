@@ -73,18 +73,6 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     return nullcontext()
 
 
-def choose_data_device(n_bytes: int, device: torch.device) -> torch.device:
-    """Return where to keep the images: with the network, if they take at most half its memory.
-
-    Args:
-        n_bytes: Size of the images.
-        device: Where the network runs.
-    """
-    if device.type == "cuda" and n_bytes > torch.cuda.mem_get_info(device)[0] // 2:
-        return torch.device("cpu")
-    return device
-
-
 def default_cache_bytes(device: torch.device) -> int:
     """Return a quarter of the memory that is free, of the device or of the machine.
 

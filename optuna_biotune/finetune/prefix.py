@@ -224,6 +224,14 @@ class FrozenPrefix:
             )
         return kept
 
+    def keeps(self, data: LabelledImages) -> bool:
+        """Tell whether the values of images are kept, as they are after :meth:`prepare`.
+
+        Args:
+            data: The images.
+        """
+        return self._kept.get(data.key) is not None
+
     def take(self, data: LabelledImages, indices: Tensor) -> Tensor:
         """Return the values at the cut, [n, ...] on the device.
 

@@ -44,7 +44,7 @@ def build_template(
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must build a torch.nn.Module, but it returned {model!r}.")
     model.to(device).eval()
-    example = data.images[:2].to(device)
+    example = data.take(torch.arange(min(2, len(data))), device)
     try:
         with torch.no_grad(), autocast(device, precision):
             output = model(example)

@@ -122,11 +122,16 @@ class SeedRun:
         self._blocks.train(self._plan)
         interval = _STEPS_BETWEEN_LOSS_CHECKS.get(self._settings.device.type, 1)
         order = indices[torch.randperm(len(indices), generator=self._order)]
-        order = order.to(data.images.device)
+        size = self._settings.batch_size
+        labels_in_order = data.labels[order].to(self._settings.device)
         losses: list[Tensor] = []
         with self._random.active():
-            for batch in batches(order, self._settings.batch_size):
-                inputs, labels = self._fetch(data, batch)
+            for batch, labels in zip(
+                batches(self._where_kept(order, data), size),
+                batches(labels_in_order, size),
+                strict=True,
+            ):
+                inputs = self._fetch(data, batch)
                 if self._settings.augment is not None:
                     inputs = self._settings.augment(inputs)
                 losses.append(self._step(inputs, labels))
@@ -146,7 +151,7 @@ class SeedRun:
         """
         with self.telemetry.phase("validate"):
             logits = self.predict(data, indices)
-            labels = data.labels[indices.to(data.labels.device)].to(logits.device)
+            labels = data.labels[indices].to(logits.device)
             value = compute_metric(
                 self._settings.metric, logits.argmax(1), labels, n_classes=logits.shape[1]
             )
@@ -162,13 +167,13 @@ class SeedRun:
         """
         self._prepare(data, indices)
         self.model.eval()
-        indices = indices.to(data.images.device)
+        indices = self._where_kept(indices, data)
         while True:
             try:
                 with torch.no_grad():
                     return torch.cat(
                         [
-                            self._forward(self._fetch(data, batch)[0], False).float()
+                            self._forward(self._fetch(data, batch), False).float()
                             for batch in torch.split(indices, self._micro_batch)
                         ]
                     )
@@ -185,16 +190,23 @@ class SeedRun:
         """
         self._blocks.check_frozen(self._frozen_state)
 
-    def _fetch(self, data: LabelledImages, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the network trains on, and labels, at indices on the data's device.
+    def _where_kept(self, indices: Tensor, data: LabelledImages) -> Tensor:
+        """Return indices on the device where :meth:`_fetch` looks up.
+
+        Copied batch by batch, each copy would wait for all steps before it.
+        """
+        if self._prefix is not None and self._prefix.keeps(data):
+            return indices.to(self._settings.device)
+        return indices.to(data.images.device)
+
+    def _fetch(self, data: LabelledImages, batch: Tensor) -> Tensor:
+        """Return what the network trains on.
 
         That are images, or what the frozen first part of the network makes of them.
         """
-        device = self._settings.device
-        labels = data.labels[batch].to(device, non_blocking=True)
         if self._prefix is not None:
-            return self._prefix.take(data, batch), labels
-        return data.take(batch, device), labels
+            return self._prefix.take(data, batch)
+        return data.take(batch, self._settings.device)
 
     def _forward(self, inputs: Tensor, training: bool) -> Tensor:
         """Return the logits [N, C] of the main head, in the chosen precision."""
