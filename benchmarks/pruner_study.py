@@ -1,0 +1,380 @@
+"""Compare Optuna's pruners on real fine-tuning: what they save, and what they cost.
+
+python benchmarks/pruner_study.py --data DIR --minutes 50
+python benchmarks/pruner_study.py --table
+
+Searches a plan for two target sets with ``BioTuneSampler``, several times with each pruner, and
+refits each plan found on training and validation data with fresh seeds. The same command goes on
+where it was stopped; ``--minutes`` begins no search after that time. Trials of a search train
+deterministically, so the first generation is the same with every pruner.
+
+Seconds are those of the processor, which other programs of the machine hardly change. Run it in
+one thread: ``OMP_NUM_THREADS=1``.
+
+The searches without a pruner tell something more, at no cost: their learning curves are given to
+each pruner once again, trial by trial, to see whether it would have pruned the best of them.
+
+WilcoxonPruner is meant for values that are independent of each other, such as one a seed; here it
+gets one an epoch, as the others do. One value a seed would need more than three seeds: the least
+p-value of n pairs is 2^-n, which is below its threshold of 0.1 from n = 4 on, and each of them
+would be a whole training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import optuna
+import torch
+from checkpoints import checkpoint_path, library_versions, load_checkpoint
+from comparison import Setting
+from optuna.pruners import (
+    BasePruner,
+    HyperbandPruner,
+    MedianPruner,
+    NopPruner,
+    SuccessiveHalvingPruner,
+    WilcoxonPruner,
+)
+from optuna.trial import TrialState
+from targets import TARGETS, load_target
+
+from optuna_biotune import BioTuneSampler
+
+RESULTS = Path(__file__).parent / "results"
+WARM_UP = 3
+
+PRUNERS: dict[str, Callable[[int], BasePruner]] = {
+    "none": lambda epochs: NopPruner(),
+    "median": lambda epochs: MedianPruner(n_startup_trials=10, n_warmup_steps=WARM_UP),
+    "successive halving": lambda epochs: SuccessiveHalvingPruner(
+        min_resource=WARM_UP, reduction_factor=2
+    ),
+    "hyperband": lambda epochs: HyperbandPruner(
+        min_resource=2, max_resource=epochs, reduction_factor=2
+    ),
+    "wilcoxon over epochs": lambda epochs: WilcoxonPruner(),
+}
+"""The pruners by name, given the most epochs of a training. None prunes before the third epoch."""
+
+Search = dict[str, Any]
+
+
+def run_search(data: Path, setting: Setting, pruner: str, n_trials: int) -> Search:
+    """Search with one pruner and one seed, refit the best plan and test it.
+
+    Args:
+        data: Directory of the target sets.
+        setting: The setting, with the seed of the search.
+        pruner: One of :data:`PRUNERS`.
+        n_trials: Trials of the search, pruned ones counted.
+
+    Returns:
+        What is kept of it in the results.
+    """
+    checkpoint = load_checkpoint(checkpoint_path(setting.network))
+    target = load_target(
+        data,
+        setting.target,
+        mean=checkpoint.record.mean,
+        std=checkpoint.record.std,
+        size=setting.size,
+        max_train=setting.max_train,
+    )
+    build = partial(checkpoint.build, len(target.classes))
+    # A new one each time: what the frozen blocks of earlier searches computed would save time.
+    objective = setting.objective(build, target, refit=False, device="cpu")
+    study = optuna.create_study(
+        study_name=f"{setting.target}, {setting.seed}",
+        direction="maximize",
+        sampler=BioTuneSampler(seed=setting.seed),
+        pruner=PRUNERS[pruner](setting.epochs),
+    )
+    start = time.process_time()
+    study.optimize(objective, n_trials=n_trials)
+    seconds = time.process_time() - start
+    refitter = setting.objective(build, target, refit=True, device="cpu")
+    refit = refitter.refit(study.best_trial, test=target.test)
+    trials = study.get_trials(deepcopy=False)
+    curves = [[round(v, 5) for _, v in sorted(t.intermediate_values.items())] for t in trials]
+    return {
+        "target": setting.target,
+        "pruner": pruner,
+        "seed": setting.seed,
+        "pruned": sum(trial.state == TrialState.PRUNED for trial in trials),
+        "epochs": sum(map(len, curves)),
+        "seconds": round(seconds, 1),
+        "validation": study.best_value,
+        "best_trial": study.best_trial.number,
+        "mask": refit.plan.mask,
+        "test": refit.metrics["balanced_accuracy"],
+        "curves": curves if pruner == "none" else None,
+    }
+
+
+def replay(curves: Sequence[Sequence[float]], name: str, epochs: int, study_name: str) -> Search:
+    """Give learning curves of a search without a pruner to a pruner, trial by trial.
+
+    Args:
+        curves: Best value so far after each epoch, a list a trial.
+        name: One of :data:`PRUNERS`.
+        epochs: Most epochs of a training.
+        study_name: Name of the study, by which Hyperband assigns its brackets.
+
+    Returns:
+        ``epochs``: how many it would have left; ``best_pruned``: whether it would have pruned the
+        best trial; ``top_pruned``: how many of the best three.
+    """
+    study = optuna.create_study(
+        study_name=study_name, direction="maximize", pruner=PRUNERS[name](epochs)
+    )
+    for curve in curves:
+        trial = study.ask()
+        state = TrialState.COMPLETE
+        for step, value in enumerate(curve):
+            trial.report(value, step)
+            # As the objective does: nothing is saved by pruning after the last epoch.
+            if step + 1 < len(curve) and trial.should_prune():
+                state = TrialState.PRUNED
+                break
+        # A plan that trains nothing has no curve, and the worst value.
+        last = 0.0 if not curve else curve[-1]
+        study.tell(trial, last if state == TrialState.COMPLETE else None, state=state)
+    trials = study.get_trials(deepcopy=False)
+    ranked = sorted(range(len(curves)), key=lambda i: (-max(curves[i], default=0.0), i))
+    pruned = [trials[i].state == TrialState.PRUNED for i in ranked]
+    return {
+        "epochs": sum(len(trial.intermediate_values) for trial in trials),
+        "best_pruned": pruned[0],
+        "top_pruned": sum(pruned[:3]),
+    }
+
+
+def complete_rounds(searches: Sequence[Search]) -> list[Search]:
+    """Return the searches of those targets and seeds that every pruner has searched."""
+    done = {(s["target"], s["seed"], s["pruner"]) for s in searches}
+    return [s for s in searches if all((s["target"], s["seed"], name) in done for name in PRUNERS)]
+
+
+def summaries(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a summary a pruner, over the searches of complete rounds; nothing without any.
+
+    Args:
+        result: The results, as the JSON file has them.
+    """
+    searches = complete_rounds(result["searches"])
+    bare = {(s["target"], s["seed"]): s for s in searches if s["pruner"] == "none"}
+    epochs = result["setting"]["epochs"]
+    for name in PRUNERS if searches else ():
+        own = [s for s in searches if s["pruner"] == name]
+        base = [bare[s["target"], s["seed"]] for s in own]
+        pairs = list(zip(own, base, strict=True))
+        again = [replay(s["curves"], name, epochs, f"{s['target']}, {s['seed']}") for s in base]
+        differences = [fmean(one["test"]) - fmean(other["test"]) for one, other in pairs]
+        yield {
+            "pruner": name,
+            "searches": len(own),
+            "pruned": fmean(s["pruned"] for s in own),
+            "epochs": fmean(s["epochs"] for s in own),
+            "epochs_saved": 1 - sum(s["epochs"] for s in own) / sum(s["epochs"] for s in base),
+            "seconds": fmean(s["seconds"] for s in own),
+            "seconds_saved": 1 - sum(s["seconds"] for s in own) / sum(s["seconds"] for s in base),
+            "validation": {
+                target: fmean(s["validation"] for s in own if s["target"] == target)
+                for target in sorted({s["target"] for s in own})
+            },
+            "test": {
+                target: [fmean(s["test"]) for s in own if s["target"] == target]
+                for target in sorted({s["target"] for s in own})
+            },
+            "test_difference": [fmean(differences), stdev(differences) if len(own) > 1 else 0.0],
+            "replayed_epochs_saved": 1
+            - sum(r["epochs"] for r in again) / sum(s["epochs"] for s in base),
+            "best_pruned": sum(r["best_pruned"] for r in again),
+            "top_pruned": sum(r["top_pruned"] for r in again),
+        }
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """Return the results as Markdown.
+
+    Args:
+        result: The results, as the JSON file has them.
+    """
+    rows = list(summaries(result))
+    if not rows:
+        return "No target and seed has been searched with every pruner yet."
+    targets = list(rows[0]["test"])
+    setting = result["setting"]
+    n_searches = rows[0]["searches"]
+    lines = [
+        f"`{result['command']}`",
+        "",
+        f"{n_searches} searches of {result['trials']} trials with each pruner, on "
+        f"{', '.join(targets)}: {setting['search_seeds']} networks a trial, at most "
+        f"{setting['epochs']} epochs, {setting['max_train']} training images. "
+        + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+        + ".",
+        "",
+        "| pruner | trials pruned | epochs | saved | processor s | saved | "
+        + " | ".join(f"test, {target}" for target in targets)
+        + " | test, against none |",
+        "|---" * (7 + len(targets)) + "|",
+    ]
+    for row in rows:
+        tests = (_mean_and_deviation(row["test"][target]) for target in targets)
+        difference = "{:+.3f} ± {:.3f}".format(*row["test_difference"])
+        cells = [
+            row["pruner"],
+            f"{row['pruned']:.1f}",
+            f"{row['epochs']:.0f}",
+            f"{row['epochs_saved']:.0%}",
+            f"{row['seconds']:.0f}",
+            f"{row['seconds_saved']:.0%}",
+            *tests,
+            "" if row["pruner"] == "none" else difference,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"The {n_searches} searches without a pruner, their curves given to each pruner:",
+        "",
+        "| pruner | epochs saved | best trial pruned | of the three best, pruned |",
+        "|---|---|---|---|",
+        *(
+            f"| {row['pruner']} | {row['replayed_epochs_saved']:.0%} | {row['best_pruned']} of "
+            f"{n_searches} | {row['top_pruned']} of {3 * n_searches} |"
+            for row in rows[1:]
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def _mean_and_deviation(values: Sequence[float]) -> str:
+    """Return mean and standard deviation over the searches."""
+    spread = stdev(values) if len(values) > 1 else 0.0
+    return f"{fmean(values):.3f} ± {spread:.3f}"
+
+
+def load_results(path: Path, frame: dict[str, Any]) -> dict[str, Any]:
+    """Read the results of a study that was begun, or begin one.
+
+    Args:
+        path: The JSON file.
+        frame: What must be the same for the study to go on.
+
+    Raises:
+        ValueError: If the file's study was made otherwise.
+    """
+    frame = json.loads(json.dumps(frame))
+    if not path.is_file():
+        return {**frame, "versions": library_versions(), "searches": []}
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    changed = [key for key, value in frame.items() if stored.get(key) != value]
+    if changed:
+        raise ValueError(
+            f"{path.name} was made with another {', '.join(changed)}: give the same options to go "
+            "on with it, or another `--out`."
+        )
+    return stored
+
+
+def write_results(path: Path, result: dict[str, Any]) -> None:
+    """Write the JSON file, whole or not at all, and the Markdown beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".json.tmp")
+    draft.write_text(json.dumps(result) + "\n", encoding="utf-8")
+    draft.replace(path)
+    path.with_suffix(".md").write_text(markdown(result) + "\n", encoding="utf-8")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Search with all pruners, seed by seed, until all is done or the time is up."""
+    path = options.out / "pruner_study.json"
+    setting = Setting(
+        target="",
+        network="small_resnet",
+        max_train=options.max_train,
+        epochs=options.epochs,
+        refit_seeds=options.refit_seeds,
+    )
+    frame = {
+        "command": f"python benchmarks/pruner_study.py --data DIR --targets "
+        f"{' '.join(options.targets)} --trials {options.trials} --epochs {options.epochs} "
+        f"--max-train {options.max_train} --refit-seeds {options.refit_seeds}",
+        "setting": asdict(setting),
+        "trials": options.trials,
+    }
+    result = load_results(path, frame)
+    done = {(s["target"], s["seed"], s["pruner"]) for s in result["searches"]}
+    end = time.monotonic() + 60 * options.minutes
+    for seed in range(options.seeds):
+        for target in options.targets:
+            for pruner in PRUNERS:
+                if (target, seed, pruner) in done:
+                    continue
+                if time.monotonic() > end:
+                    print("The time is up: the same command goes on.", flush=True)
+                    return
+                own = replace(setting, target=target, seed=seed)
+                search = run_search(options.data, own, pruner, options.trials)
+                result["searches"].append(search)
+                write_results(path, result)
+                print(
+                    f"{target:10} seed {seed}  {pruner:20} {search['pruned']:3} pruned, "
+                    f"{search['epochs']:4} epochs, {search['seconds']:6.1f} s, validation "
+                    f"{search['validation']:.3f}, test {fmean(search['test']):.3f}",
+                    flush=True,
+                )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the study, or print its table.
+
+    Args:
+        arguments: The command line; None for that of the process.
+    """
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--data", type=Path, help="directory of the target sets")
+    add("--targets", nargs="+", choices=TARGETS, default=["flowers5", "isic8"])
+    add("--trials", type=int, default=36, help="trials a search (default: 36)")
+    add("--seeds", type=int, default=5, help="searches with each pruner and target (default: 5)")
+    add("--epochs", type=int, default=8, help="most epochs of a training (default: 8)")
+    add("--max-train", type=int, default=200, help="most training images (default: 200)")
+    add("--refit-seeds", type=int, default=5, help="fresh seeds of the test (default: 5)")
+    add("--minutes", type=float, default=float("inf"), help="begin no search after this time")
+    add("--out", type=Path, default=RESULTS, help="directory of the results")
+    add("--table", action="store_true", help="only print the table")
+    options = parser.parse_args(arguments)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # WilcoxonPruner is experimental, and warns of trials that stopped at other epochs.
+    warnings.filterwarnings("ignore", category=UserWarning, module="optuna")
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    if options.table:
+        path = options.out / "pruner_study.json"
+        print(markdown(json.loads(path.read_text(encoding="utf-8"))))
+        return
+    if options.data is None:
+        parser.error("--data is required")
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    try:
+        run(options)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
