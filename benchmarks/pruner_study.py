@@ -5,14 +5,15 @@ python benchmarks/pruner_study.py --table
 
 Searches a plan for two target sets with ``BioTuneSampler``, several times with each pruner, and
 refits each plan found on training and validation data with fresh seeds. The same command goes on
-where it was stopped; ``--minutes`` begins no search after that time. Trials of a search train
-deterministically, so the first generation is the same with every pruner.
+where it was stopped; ``--minutes`` begins no search after that time.
 
-Seconds are those of the processor, which other programs of the machine hardly change. Run it in
-one thread: ``OMP_NUM_THREADS=1``.
+On the CPU the training of a plan gives the same values each time, so a plan that several searches
+try is trained once: its learning curve and the seconds of each epoch serve them all. A pruned
+trial takes the seconds up to where it was pruned; how good it would have become is known all the
+same. Seconds are those of the processor, in one thread (``OMP_NUM_THREADS=1``).
 
-The searches without a pruner tell something more, at no cost: their learning curves are given to
-each pruner once again, trial by trial, to see whether it would have pruned the best of them.
+The searches without a pruner tell something more: their learning curves are given to each pruner
+once again, trial by trial, to see whether it would have pruned the best of them.
 
 WilcoxonPruner is meant for values that are independent of each other, such as one a seed; here it
 gets one an epoch, as the others do. One value a seed would need more than three seeds: the least
@@ -29,8 +30,9 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -47,10 +49,10 @@ from optuna.pruners import (
     SuccessiveHalvingPruner,
     WilcoxonPruner,
 )
-from optuna.trial import TrialState
-from targets import TARGETS, load_target
+from optuna.trial import FixedTrial, TrialState
+from targets import TARGETS, Target, load_target
 
-from optuna_biotune import BioTuneSampler
+from optuna_biotune import BioTuneSampler, FineTuningObjective, FineTuningPlan, suggest_plan
 
 RESULTS = Path(__file__).parent / "results"
 WARM_UP = 3
@@ -71,17 +73,102 @@ PRUNERS: dict[str, Callable[[int], BasePruner]] = {
 Search = dict[str, Any]
 
 
-def run_search(data: Path, setting: Setting, pruner: str, n_trials: int) -> Search:
-    """Search with one pruner and one seed, refit the best plan and test it.
+@dataclass(frozen=True)
+class Training:
+    """The training of a plan, to its end.
+
+    Attributes:
+        curve: What was reported after each epoch.
+        seconds: What each epoch took of the processor.
+        attributes: The attributes of its trial.
+    """
+
+    curve: list[float]
+    seconds: list[float]
+    attributes: dict[str, Any]
+
+
+class _WatchedTrial(FixedTrial):
+    """A trial of given parameters that keeps what is reported, and when."""
+
+    def __init__(self, params: dict[str, Any]) -> None:
+        super().__init__(params)
+        self.curve: list[float] = []
+        self.times = [time.process_time()]
+
+    def report(self, value: float, step: int) -> None:
+        self.curve.append(value)
+        self.times.append(time.process_time())
+
+
+class RecordedObjective:
+    """Trains each plan once, and lets trials follow its learning curve.
+
+    Args:
+        objective: What trains.
+
+    Attributes:
+        seconds: What the trials that were asked for took, up to where they were pruned.
+        unpruned: For each trial by its number, the value that it had without pruning.
+    """
+
+    def __init__(self, objective: FineTuningObjective) -> None:
+        self._objective = objective
+        self._trainings: dict[str, Training] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin with another search."""
+        self.seconds = 0.0
+        self.unpruned: dict[int, float] = {}
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        """Report the plan's learning curve, and return its last value."""
+        plan = suggest_plan(trial, self._objective.block_names)
+        training = self._training(plan)
+        last = training.curve[-1] if training.curve else 0.0
+        self.unpruned[trial.number] = last
+        for step, (value, seconds) in enumerate(zip(training.curve, training.seconds, strict=True)):
+            self.seconds += seconds
+            trial.report(value, step)
+            if step + 1 < len(training.curve) and trial.should_prune():
+                raise optuna.TrialPruned
+        trial.set_user_attr("best_epoch", training.attributes.get("best_epoch"))
+        return last
+
+    def _training(self, plan: FineTuningPlan) -> Training:
+        key = plan.to_json()
+        if key not in self._trainings:
+            trial = _WatchedTrial(plan.to_params())
+            self._objective(trial)
+            seconds = [after - before for before, after in pairwise(trial.times)]
+            self._trainings[key] = Training(trial.curve, seconds, trial.user_attrs)
+        return self._trainings[key]
+
+
+@dataclass
+class Round:
+    """What all searches of one target and seed share.
+
+    Attributes:
+        setting: The setting, with target and seed.
+        objective: The objective of the searches.
+        refitter: The objective of the refits.
+        target: The target set.
+    """
+
+    setting: Setting
+    objective: RecordedObjective
+    refitter: FineTuningObjective
+    target: Target
+
+
+def begin_round(data: Path, setting: Setting) -> Round:
+    """Read a target set for searches with all pruners.
 
     Args:
         data: Directory of the target sets.
-        setting: The setting, with the seed of the search.
-        pruner: One of :data:`PRUNERS`.
-        n_trials: Trials of the search, pruned ones counted.
-
-    Returns:
-        What is kept of it in the results.
+        setting: The setting, with target and seed.
     """
     checkpoint = load_checkpoint(checkpoint_path(setting.network))
     target = load_target(
@@ -93,28 +180,43 @@ def run_search(data: Path, setting: Setting, pruner: str, n_trials: int) -> Sear
         max_train=setting.max_train,
     )
     build = partial(checkpoint.build, len(target.classes))
-    # A new one each time: what the frozen blocks of earlier searches computed would save time.
     objective = setting.objective(build, target, refit=False, device="cpu")
+    refitter = setting.objective(build, target, refit=True, device="cpu")
+    return Round(setting, RecordedObjective(objective), refitter, target)
+
+
+def run_search(round_: Round, pruner: str, n_trials: int) -> Search:
+    """Search with one pruner, refit the best plan and test it.
+
+    Args:
+        round_: The target and the seed.
+        pruner: One of :data:`PRUNERS`.
+        n_trials: Trials of the search, pruned ones counted.
+
+    Returns:
+        What is kept of it in the results.
+    """
+    setting, objective = round_.setting, round_.objective
     study = optuna.create_study(
         study_name=f"{setting.target}, {setting.seed}",
         direction="maximize",
         sampler=BioTuneSampler(seed=setting.seed),
         pruner=PRUNERS[pruner](setting.epochs),
     )
-    start = time.process_time()
+    objective.begin()
     study.optimize(objective, n_trials=n_trials)
-    seconds = time.process_time() - start
-    refitter = setting.objective(build, target, refit=True, device="cpu")
-    refit = refitter.refit(study.best_trial, test=target.test)
+    refit = round_.refitter.refit(study.best_trial, test=round_.target.test)
     trials = study.get_trials(deepcopy=False)
     curves = [[round(v, 5) for _, v in sorted(t.intermediate_values.items())] for t in trials]
+    pruned = [trial.number for trial in trials if trial.state == TrialState.PRUNED]
     return {
         "target": setting.target,
         "pruner": pruner,
         "seed": setting.seed,
-        "pruned": sum(trial.state == TrialState.PRUNED for trial in trials),
+        "pruned": len(pruned),
+        "pruned_wrongly": sum(objective.unpruned[n] > study.best_value for n in pruned),
         "epochs": sum(map(len, curves)),
-        "seconds": round(seconds, 1),
+        "seconds": round(objective.seconds, 1),
         "validation": study.best_value,
         "best_trial": study.best_trial.number,
         "mask": refit.plan.mask,
@@ -186,6 +288,7 @@ def summaries(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             "pruner": name,
             "searches": len(own),
             "pruned": fmean(s["pruned"] for s in own),
+            "pruned_wrongly": sum(s["pruned_wrongly"] for s in own),
             "epochs": fmean(s["epochs"] for s in own),
             "epochs_saved": 1 - sum(s["epochs"] for s in own) / sum(s["epochs"] for s in base),
             "seconds": fmean(s["seconds"] for s in own),
@@ -227,10 +330,10 @@ def markdown(result: Mapping[str, Any]) -> str:
         + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
         + ".",
         "",
-        "| pruner | trials pruned | epochs | saved | processor s | saved | "
+        "| pruner | trials pruned | better than the best | epochs | saved | processor s | saved | "
         + " | ".join(f"test, {target}" for target in targets)
         + " | test, against none |",
-        "|---" * (7 + len(targets)) + "|",
+        "|---" * (8 + len(targets)) + "|",
     ]
     for row in rows:
         tests = (_mean_and_deviation(row["test"][target]) for target in targets)
@@ -238,6 +341,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         cells = [
             row["pruner"],
             f"{row['pruned']:.1f}",
+            str(row["pruned_wrongly"]),
             f"{row['epochs']:.0f}",
             f"{row['epochs_saved']:.0%}",
             f"{row['seconds']:.0f}",
@@ -321,14 +425,15 @@ def run(options: argparse.Namespace) -> None:
     end = time.monotonic() + 60 * options.minutes
     for seed in range(options.seeds):
         for target in options.targets:
-            for pruner in PRUNERS:
-                if (target, seed, pruner) in done:
-                    continue
+            missing = [pruner for pruner in PRUNERS if (target, seed, pruner) not in done]
+            if not missing:
+                continue
+            round_ = begin_round(options.data, replace(setting, target=target, seed=seed))
+            for pruner in missing:
                 if time.monotonic() > end:
                     print("The time is up: the same command goes on.", flush=True)
                     return
-                own = replace(setting, target=target, seed=seed)
-                search = run_search(options.data, own, pruner, options.trials)
+                search = run_search(round_, pruner, options.trials)
                 result["searches"].append(search)
                 write_results(path, result)
                 print(
@@ -349,11 +454,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--data", type=Path, help="directory of the target sets")
     add("--targets", nargs="+", choices=TARGETS, default=["flowers5", "isic8"])
-    add("--trials", type=int, default=36, help="trials a search (default: 36)")
+    add("--trials", type=int, default=24, help="trials a search (default: 24)")
     add("--seeds", type=int, default=5, help="searches with each pruner and target (default: 5)")
     add("--epochs", type=int, default=8, help="most epochs of a training (default: 8)")
     add("--max-train", type=int, default=200, help="most training images (default: 200)")
-    add("--refit-seeds", type=int, default=5, help="fresh seeds of the test (default: 5)")
+    add("--refit-seeds", type=int, default=3, help="fresh seeds of the test (default: 3)")
     add("--minutes", type=float, default=float("inf"), help="begin no search after this time")
     add("--out", type=Path, default=RESULTS, help="directory of the results")
     add("--table", action="store_true", help="only print the table")

@@ -25,6 +25,7 @@ from optuna_biotune.finetune.device import (
     resolve_precision,
 )
 from optuna_biotune.finetune.image_memory import allocate_images
+from optuna_biotune.finetune.layout import favours_channels_last, set_channels_last
 from optuna_biotune.finetune.metrics import worst_value
 from optuna_biotune.finetune.outcome import TrialOutcome
 from optuna_biotune.finetune.prefix import PrefixSharing
@@ -206,12 +207,16 @@ class FineTuningObjective:
         template, self._n_outputs = build_template(
             model, blocks, self._data, self._seeds[0], resolved, precision
         )
+        example = self._data.take(torch.arange(2), resolved)
+        channels_last = favours_channels_last(template.model, example, batch_size)
+        if channels_last:
+            set_channels_last(template.model, True)
         sharing = PrefixSharing(
             template,
             resolved,
             precision,
             batch_size,
-            self._data.take(torch.arange(2), resolved),
+            example,
             default_cache_bytes(resolved) if cache_bytes is None else cache_bytes,
         )
         self._settings = TrainingSettings(
@@ -225,6 +230,7 @@ class FineTuningObjective:
             device=resolved,
             precision=precision,
             augment=augment,
+            channels_last=channels_last,
             # Augmented images are never the same again.
             sharing=None if augment is not None else sharing,
         )

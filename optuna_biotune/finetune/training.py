@@ -16,6 +16,7 @@ from optuna_biotune.finetune.gradients import (
     main_logits,
     normalises_over_batch,
 )
+from optuna_biotune.finetune.layout import set_channels_last
 from optuna_biotune.finetune.metrics import compute_metric
 from optuna_biotune.finetune.prefix import FrozenPrefix
 from optuna_biotune.finetune.settings import TrainingSettings
@@ -74,8 +75,8 @@ class SeedRun:
         _check_is_new(self.model, settings.template.model)
         on_cuda = settings.device.type == "cuda"
         self.model.to(settings.device)
-        if on_cuda:
-            self.model.to(memory_format=torch.channels_last)
+        if settings.channels_last:
+            set_channels_last(self.model, True)
         self._blocks = settings.template.for_model(self.model)
         groups = self._blocks.param_groups(plan, settings.lr)
         known = _state(settings.template.model)
