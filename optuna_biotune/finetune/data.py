@@ -71,9 +71,12 @@ class LabelledImages:
         kept = self.images
         if kept.device.type != "cpu" or device.type != "cuda":
             return kept[indices].to(device)
-        batch = torch.empty((len(indices), *kept.shape[1:]), dtype=kept.dtype, pin_memory=True)
-        torch.index_select(kept, 0, indices, out=batch)
-        return batch.to(device, non_blocking=True)
+        shape = (len(indices), *kept.shape[1:])
+        # Else it would be pinned for the current device, which may be another one.
+        with torch.cuda.device(device):
+            batch = torch.empty(shape, dtype=kept.dtype, pin_memory=True)
+            torch.index_select(kept, 0, indices, out=batch)
+            return batch.to(device, non_blocking=True)
 
 
 def check_classes(labels: Tensor, name: str) -> None:

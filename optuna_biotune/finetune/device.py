@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -12,6 +12,9 @@ import numpy as np
 import torch
 
 PRECISIONS = ("auto", "fp32", "bf16")
+
+# What errors say that are no torch.OutOfMemoryError: of CUDA itself, its libraries, and the CPU.
+_OUT_OF_MEMORY = ("out of memory", "_STATUS_ALLOC_FAILED", "can't allocate memory")
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -112,6 +115,41 @@ def free_memory(device: torch.device) -> None:
     if device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.empty_cache()
+
+
+@contextmanager
+def one_out_of_memory_error() -> Iterator[None]:
+    """Raise ``torch.OutOfMemoryError`` inside the block for every way to run out of memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if any(sign in str(error) for sign in _OUT_OF_MEMORY):
+            raise torch.OutOfMemoryError(str(error)) from error
+        raise
+
+
+def float32_settings() -> tuple[str | bool | None, ...]:
+    """Return torch's settings that change what float32 gives on CUDA; None where not readable.
+
+    There are two interfaces to them. Once a program has used the newer, to read the older fails.
+    """
+    readers: tuple[Callable[[], str | bool], ...] = (
+        torch.get_float32_matmul_precision,
+        lambda: torch.backends.cudnn.allow_tf32,
+        lambda: torch.backends.cuda.matmul.fp32_precision,
+        lambda: torch.backends.cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
+    )
+    return tuple(_value_or_none(reader) for reader in readers)
+
+
+def _value_or_none(reader: Callable[[], str | bool]) -> str | bool | None:
+    """Return a setting; None if this version of torch lacks it or does not let it be read."""
+    try:
+        return reader()
+    except (AttributeError, RuntimeError):
+        return None
 
 
 def random_state(cuda: Sequence[torch.device] = ()) -> tuple[Any, ...]:
