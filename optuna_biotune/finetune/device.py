@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -10,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from optuna_biotune.finetune.host_memory import available_memory
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -85,25 +86,6 @@ def default_cache_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] // 4)
     return available_memory() // 4
-
-
-def available_memory() -> int:
-    """Return how many bytes of main memory new data can take; 4 GiB if that is not known."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            fields = dict(line.split(":", 1) for line in file)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return 4 * 2**30
-
-
-def resident_memory() -> int:
-    """Return how many bytes of main memory this process holds; 0 if that is not known."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0
 
 
 def free_memory(device: torch.device) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optuna_biotune.finetune.device import available_memory
+from optuna_biotune.finetune.host_memory import available_memory
 
 _logger = logging.getLogger("optuna_biotune")
 

@@ -13,7 +13,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FixedTrial
 
 from optuna_biotune import FineTuningObjective, FineTuningPlan, partition_blocks
-from optuna_biotune.finetune.device import resident_memory
+from optuna_biotune.finetune.host_memory import resident_memory
 from optuna_biotune.finetune.network_split import split_network
 from optuna_biotune.finetune.telemetry import Telemetry, training_flops
 from tests.finetune.conftest import BLOCKS, Digits, SmallNet
