@@ -3,9 +3,10 @@
 python benchmarks/pruner_study.py --data DIR --minutes 50
 python benchmarks/pruner_study.py --table
 
-Searches a plan for two target sets with ``BioTuneSampler``, several times with each pruner, and
-refits each plan found on training and validation data with fresh seeds. The same command goes on
-where it was stopped; ``--minutes`` begins no search after that time.
+Searches a plan for two target sets with ``BioTuneSampler``, prescreened and as in the paper,
+several times with each pruner, and refits each plan found on training and validation data with
+fresh seeds. The same command goes on where it was stopped; ``--minutes`` begins no search after
+that time.
 
 On the CPU the training of a plan gives the same values each time, so a plan that several searches
 try is trained once: its learning curve and the seconds of each epoch serve them all. A pruned
@@ -32,7 +33,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -69,6 +70,11 @@ PRUNERS: dict[str, Callable[[int], BasePruner]] = {
     "wilcoxon over epochs": lambda epochs: WilcoxonPruner(),
 }
 """The pruners by name, given the most epochs of a training. None prunes before the third epoch."""
+
+SAMPLERS: dict[str, Callable[[int], BioTuneSampler]] = {
+    "prescreened": lambda seed: BioTuneSampler(seed=seed),
+    "paper": lambda seed: BioTuneSampler.paper(seed=seed),
+}
 
 Search = dict[str, Any]
 
@@ -147,11 +153,11 @@ class RecordedObjective:
 
 
 @dataclass
-class Round:
-    """What all searches of one target and seed share.
+class Problem:
+    """What all searches of one target share.
 
     Attributes:
-        setting: The setting, with target and seed.
+        setting: The setting, with the target.
         objective: The objective of the searches.
         refitter: The objective of the refits.
         target: The target set.
@@ -163,12 +169,12 @@ class Round:
     target: Target
 
 
-def begin_round(data: Path, setting: Setting) -> Round:
-    """Read a target set for searches with all pruners.
+def load_problem(data: Path, setting: Setting) -> Problem:
+    """Read a target set for the searches.
 
     Args:
         data: Directory of the target sets.
-        setting: The setting, with target and seed.
+        setting: The setting, with the target.
     """
     checkpoint = load_checkpoint(checkpoint_path(setting.network))
     target = load_target(
@@ -182,37 +188,40 @@ def begin_round(data: Path, setting: Setting) -> Round:
     build = partial(checkpoint.build, len(target.classes))
     objective = setting.objective(build, target, refit=False, device="cpu")
     refitter = setting.objective(build, target, refit=True, device="cpu")
-    return Round(setting, RecordedObjective(objective), refitter, target)
+    return Problem(setting, RecordedObjective(objective), refitter, target)
 
 
-def run_search(round_: Round, pruner: str, n_trials: int) -> Search:
+def run_search(problem: Problem, sampler: str, seed: int, pruner: str, n_trials: int) -> Search:
     """Search with one pruner, refit the best plan and test it.
 
     Args:
-        round_: The target and the seed.
+        problem: The target.
+        sampler: One of :data:`SAMPLERS`.
+        seed: Seed of the sampler.
         pruner: One of :data:`PRUNERS`.
         n_trials: Trials of the search, pruned ones counted.
 
     Returns:
         What is kept of it in the results.
     """
-    setting, objective = round_.setting, round_.objective
+    setting, objective = problem.setting, problem.objective
     study = optuna.create_study(
-        study_name=f"{setting.target}, {setting.seed}",
+        study_name=_study_name(setting.target, seed),
         direction="maximize",
-        sampler=BioTuneSampler(seed=setting.seed),
+        sampler=SAMPLERS[sampler](seed),
         pruner=PRUNERS[pruner](setting.epochs),
     )
     objective.begin()
     study.optimize(objective, n_trials=n_trials)
-    refit = round_.refitter.refit(study.best_trial, test=round_.target.test)
+    refit = problem.refitter.refit(study.best_trial, test=problem.target.test)
     trials = study.get_trials(deepcopy=False)
     curves = [[round(v, 5) for _, v in sorted(t.intermediate_values.items())] for t in trials]
     pruned = [trial.number for trial in trials if trial.state == TrialState.PRUNED]
     return {
         "target": setting.target,
+        "sampler": sampler,
+        "seed": seed,
         "pruner": pruner,
-        "seed": setting.seed,
         "pruned": len(pruned),
         "pruned_wrongly": sum(objective.unpruned[n] > study.best_value for n in pruned),
         "epochs": sum(map(len, curves)),
@@ -232,7 +241,7 @@ def replay(curves: Sequence[Sequence[float]], name: str, epochs: int, study_name
         curves: Best value so far after each epoch, a list a trial.
         name: One of :data:`PRUNERS`.
         epochs: Most epochs of a training.
-        study_name: Name of the study, by which Hyperband assigns its brackets.
+        study_name: Name of the study.
 
     Returns:
         ``epochs``: how many it would have left; ``best_pruned``: whether it would have pruned the
@@ -263,10 +272,20 @@ def replay(curves: Sequence[Sequence[float]], name: str, epochs: int, study_name
     }
 
 
+def _study_name(target: str, seed: int) -> str:
+    """Return the name of a study, by which Hyperband assigns its brackets."""
+    return f"{target}, {seed}"
+
+
+def _round(search: Search) -> tuple[str, str, int]:
+    """Return what the searches with all pruners have in common: sampler, target and seed."""
+    return search["sampler"], search["target"], search["seed"]
+
+
 def complete_rounds(searches: Sequence[Search]) -> list[Search]:
-    """Return the searches of those targets and seeds that every pruner has searched."""
-    done = {(s["target"], s["seed"], s["pruner"]) for s in searches}
-    return [s for s in searches if all((s["target"], s["seed"], name) in done for name in PRUNERS)]
+    """Return the searches of those rounds that have one with every pruner."""
+    done = {(_round(search), search["pruner"]) for search in searches}
+    return [s for s in searches if all((_round(s), name) in done for name in PRUNERS)]
 
 
 def summaries(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -276,13 +295,15 @@ def summaries(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         result: The results, as the JSON file has them.
     """
     searches = complete_rounds(result["searches"])
-    bare = {(s["target"], s["seed"]): s for s in searches if s["pruner"] == "none"}
+    bare = {_round(s): s for s in searches if s["pruner"] == "none"}
     epochs = result["setting"]["epochs"]
     for name in PRUNERS if searches else ():
         own = [s for s in searches if s["pruner"] == name]
-        base = [bare[s["target"], s["seed"]] for s in own]
+        base = [bare[_round(s)] for s in own]
         pairs = list(zip(own, base, strict=True))
-        again = [replay(s["curves"], name, epochs, f"{s['target']}, {s['seed']}") for s in base]
+        again = [
+            replay(s["curves"], name, epochs, _study_name(s["target"], s["seed"])) for s in base
+        ]
         differences = [fmean(one["test"]) - fmean(other["test"]) for one, other in pairs]
         yield {
             "pruner": name,
@@ -321,11 +342,13 @@ def markdown(result: Mapping[str, Any]) -> str:
     targets = list(rows[0]["test"])
     setting = result["setting"]
     n_searches = rows[0]["searches"]
+    rounds = {_round(search)[0] for search in complete_rounds(result["searches"])}
     lines = [
         f"`{result['command']}`",
         "",
         f"{n_searches} searches of {result['trials']} trials with each pruner, on "
-        f"{', '.join(targets)}: {setting['search_seeds']} networks a trial, at most "
+        f"{', '.join(targets)}, sampler {' and '.join(sorted(rounds))}: "
+        f"{setting['search_seeds']} networks a trial, at most "
         f"{setting['epochs']} epochs, {setting['max_train']} training images. "
         + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
         + ".",
@@ -421,27 +444,28 @@ def run(options: argparse.Namespace) -> None:
         "trials": options.trials,
     }
     result = load_results(path, frame)
-    done = {(s["target"], s["seed"], s["pruner"]) for s in result["searches"]}
+    done = {(_round(search), search["pruner"]) for search in result["searches"]}
     end = time.monotonic() + 60 * options.minutes
-    for seed in range(options.seeds):
-        for target in options.targets:
-            missing = [pruner for pruner in PRUNERS if (target, seed, pruner) not in done]
-            if not missing:
-                continue
-            round_ = begin_round(options.data, replace(setting, target=target, seed=seed))
-            for pruner in missing:
-                if time.monotonic() > end:
-                    print("The time is up: the same command goes on.", flush=True)
-                    return
-                search = run_search(round_, pruner, options.trials)
-                result["searches"].append(search)
-                write_results(path, result)
-                print(
-                    f"{target:10} seed {seed}  {pruner:20} {search['pruned']:3} pruned, "
-                    f"{search['epochs']:4} epochs, {search['seconds']:6.1f} s, validation "
-                    f"{search['validation']:.3f}, test {fmean(search['test']):.3f}",
-                    flush=True,
-                )
+    problems: dict[str, Problem] = {}
+    for seed, sampler, target, pruner in product(
+        range(options.seeds), SAMPLERS, options.targets, PRUNERS
+    ):
+        if ((sampler, target, seed), pruner) in done:
+            continue
+        if time.monotonic() > end:
+            print("The time is up: the same command goes on.", flush=True)
+            return
+        if target not in problems:
+            problems[target] = load_problem(options.data, replace(setting, target=target))
+        search = run_search(problems[target], sampler, seed, pruner, options.trials)
+        result["searches"].append(search)
+        write_results(path, result)
+        print(
+            f"{target:10} {sampler:12} seed {seed}  {pruner:20} {search['pruned']:3} pruned, "
+            f"{search['epochs']:4} epochs, {search['seconds']:6.1f} s, validation "
+            f"{search['validation']:.3f}, test {fmean(search['test']):.3f}",
+            flush=True,
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -455,7 +479,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--data", type=Path, help="directory of the target sets")
     add("--targets", nargs="+", choices=TARGETS, default=["flowers5", "isic8"])
     add("--trials", type=int, default=24, help="trials a search (default: 24)")
-    add("--seeds", type=int, default=5, help="searches with each pruner and target (default: 5)")
+    add(
+        "--seeds",
+        type=int,
+        default=5,
+        help="searches with each pruner, target and sampler (default: 5)",
+    )
     add("--epochs", type=int, default=8, help="most epochs of a training (default: 8)")
     add("--max-train", type=int, default=200, help="most training images (default: 200)")
     add("--refit-seeds", type=int, default=3, help="fresh seeds of the test (default: 3)")

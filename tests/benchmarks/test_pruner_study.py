@@ -26,7 +26,8 @@ def test_every_pruner_searches_and_a_second_run_goes_on(
     from pruner_study import PRUNERS, main
 
     searches = study(data, tmp_path)
-    assert [search["pruner"] for search in searches] == list(PRUNERS)
+    assert [search["pruner"] for search in searches] == 2 * list(PRUNERS)
+    assert {str(search["sampler"]) for search in searches} == {"prescreened", "paper"}
     assert study(data, tmp_path) == searches
     path = tmp_path / "pruner_study.json"
     result = json.loads(path.read_text())
