@@ -1,6 +1,7 @@
 """Compare Optuna's pruners on real fine-tuning: what they save, and what they cost.
 
 python benchmarks/pruner_study.py --data DIR --minutes 50
+python benchmarks/pruner_study.py --recordings
 python benchmarks/pruner_study.py --table
 
 Searches a plan for two target sets with ``BioTuneSampler``, prescreened and as in the paper,
@@ -14,7 +15,8 @@ trial takes the seconds up to where it was pruned; how good it would have become
 same. Seconds are those of the processor, in one thread (``OMP_NUM_THREADS=1``).
 
 The searches without a pruner tell something more: their learning curves are given to each pruner
-once again, trial by trial, to see whether it would have pruned the best of them.
+once again, trial by trial, to see whether it would have pruned the best of them. ``--recordings``
+does the same with the recordings of real trainings in ``landscapes/``, of random plans.
 
 WilcoxonPruner is meant for values that are independent of each other, such as one a seed; here it
 gets one an epoch, as the others do. One value a seed would need more than three seeds: the least
@@ -38,10 +40,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 import optuna
 import torch
 from checkpoints import checkpoint_path, library_versions, load_checkpoint
 from comparison import Setting
+from landscapes.recorded import RECORDINGS, Recording
 from optuna.pruners import (
     BasePruner,
     HyperbandPruner,
@@ -52,6 +56,7 @@ from optuna.pruners import (
 )
 from optuna.trial import FixedTrial, TrialState
 from targets import TARGETS, Target, load_target
+from tqdm import tqdm
 
 from optuna_biotune import BioTuneSampler, FineTuningObjective, FineTuningPlan, suggest_plan
 
@@ -245,7 +250,8 @@ def replay(curves: Sequence[Sequence[float]], name: str, epochs: int, study_name
 
     Returns:
         ``epochs``: how many it would have left; ``best_pruned``: whether it would have pruned the
-        best trial; ``top_pruned``: how many of the best three.
+        best trial; ``top_pruned``: how many of the best three; ``lost``: by how much the best one
+        that it would have left is worse than the best.
     """
     study = optuna.create_study(
         study_name=study_name, direction="maximize", pruner=PRUNERS[name](epochs)
@@ -263,13 +269,89 @@ def replay(curves: Sequence[Sequence[float]], name: str, epochs: int, study_name
         last = 0.0 if not curve else curve[-1]
         study.tell(trial, last if state == TrialState.COMPLETE else None, state=state)
     trials = study.get_trials(deepcopy=False)
-    ranked = sorted(range(len(curves)), key=lambda i: (-max(curves[i], default=0.0), i))
+    values = [max(curve, default=0.0) for curve in curves]
+    ranked = sorted(range(len(curves)), key=lambda i: (-values[i], i))
     pruned = [trials[i].state == TrialState.PRUNED for i in ranked]
     return {
         "epochs": sum(len(trial.intermediate_values) for trial in trials),
         "best_pruned": pruned[0],
         "top_pruned": sum(pruned[:3]),
+        "lost": values[ranked[0]] - values[ranked[pruned.index(False)]],
     }
+
+
+def reported_curves(recording: Recording, patience: int) -> list[list[float]]:
+    """Return what ``FineTuningObjective`` would have reported of recorded trainings.
+
+    That is the mean over the seeds of the best value so far; a seed stops after ``patience`` epochs
+    without improvement.
+
+    Args:
+        recording: Values after each epoch, of each genotype and seed.
+        patience: Epochs without improvement.
+    """
+    return [
+        _reported([_until_patience(values, patience) for values in genotype])
+        for genotype in recording.curve.tolist()
+    ]
+
+
+def _until_patience(values: Sequence[float], patience: int) -> list[float]:
+    """Return the best value so far after each epoch, up to where a seed stops."""
+    best: list[float] = []
+    since = 0
+    for value in values:
+        since = 0 if not best or value > best[-1] else since + 1
+        best.append(max([value, *best[-1:]]))
+        if since == patience:
+            break
+    return best
+
+
+def _reported(seeds: Sequence[Sequence[float]]) -> list[float]:
+    """Return the mean over the seeds after each epoch; a seed that has stopped keeps its value."""
+    n_epochs = max(map(len, seeds))
+    return [fmean(seed[min(epoch, len(seed) - 1)] for seed in seeds) for epoch in range(n_epochs)]
+
+
+def replay_recordings(directory: Path, n_studies: int, n_trials: int) -> list[dict[str, Any]]:
+    """Give recorded learning curves, in random order, to each pruner.
+
+    Args:
+        directory: Where the recordings lie.
+        n_studies: Studies for each recording.
+        n_trials: Trials a study.
+
+    Returns:
+        For each recording and pruner, over all studies: the share of the epochs that was saved,
+        the share of the studies whose best trial was pruned, and the mean accuracy lost by that.
+    """
+    rows = []
+    for path in sorted(directory.glob("*.npz")):
+        curves = reported_curves(Recording.load(path), Setting("", "").patience)
+        n_epochs = max(map(len, curves))
+        drawn = [
+            np.random.default_rng(seed).choice(len(curves), n_trials, replace=False)
+            for seed in range(n_studies)
+        ]
+        for name in list(PRUNERS)[1:]:
+            seen = [
+                replay([curves[i] for i in indices], name, n_epochs, f"{path.stem}, {seed}")
+                for seed, indices in enumerate(tqdm(drawn, f"{path.stem}, {name}", leave=False))
+            ]
+            whole = sum(len(curves[i]) for indices in drawn for i in indices)
+            rows.append(
+                {
+                    "recording": path.stem,
+                    "pruner": name,
+                    "studies": n_studies,
+                    "trials": n_trials,
+                    "epochs_saved": 1 - sum(study["epochs"] for study in seen) / whole,
+                    "best_pruned": fmean(study["best_pruned"] for study in seen),
+                    "lost": fmean(study["lost"] for study in seen),
+                }
+            )
+    return rows
 
 
 def _study_name(target: str, seed: int) -> str:
@@ -385,7 +467,31 @@ def markdown(result: Mapping[str, Any]) -> str:
             for row in rows[1:]
         ),
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_recorded_lines(result.get("recordings", []))])
+
+
+def _recorded_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the table of the recordings, a row a pruner, if there are any."""
+    if not rows:
+        return []
+    names = list(dict.fromkeys(row["recording"] for row in rows))
+    lines = [
+        "",
+        f"Recorded trainings of random plans in random order, {rows[0]['studies']} studies of "
+        f"{rows[0]['trials']} trials each: epochs saved / studies whose best trial was pruned / "
+        "accuracy lost by that.",
+        "",
+        f"| pruner | {' | '.join(names)} |",
+        "|---" * (1 + len(names)) + "|",
+    ]
+    for pruner in list(PRUNERS)[1:]:
+        cells = [
+            f"{row['epochs_saved']:.0%} / {row['best_pruned']:.0%} / {row['lost']:.3f}"
+            for row in rows
+            if row["pruner"] == pruner
+        ]
+        lines.append(f"| {pruner} | {' | '.join(cells)} |")
+    return lines
 
 
 def _mean_and_deviation(values: Sequence[float]) -> str:
@@ -444,6 +550,10 @@ def run(options: argparse.Namespace) -> None:
         "trials": options.trials,
     }
     result = load_results(path, frame)
+    if options.recordings:
+        result["recordings"] = replay_recordings(RECORDINGS, options.studies, options.trials)
+        write_results(path, result)
+        return
     done = {(_round(search), search["pruner"]) for search in result["searches"]}
     end = time.monotonic() + 60 * options.minutes
     problems: dict[str, Problem] = {}
@@ -490,6 +600,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--refit-seeds", type=int, default=3, help="fresh seeds of the test (default: 3)")
     add("--minutes", type=float, default=float("inf"), help="begin no search after this time")
     add("--out", type=Path, default=RESULTS, help="directory of the results")
+    add("--recordings", action="store_true", help="only replay the recorded trainings")
+    add("--studies", type=int, default=40, help="replays of each recording (default: 40)")
     add("--table", action="store_true", help="only print the table")
     options = parser.parse_args(arguments)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -500,7 +612,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         path = options.out / "pruner_study.json"
         print(markdown(json.loads(path.read_text(encoding="utf-8"))))
         return
-    if options.data is None:
+    if options.data is None and not options.recordings:
         parser.error("--data is required")
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 TRIALS, EPOCHS = 4, 3
@@ -56,7 +57,18 @@ def test_a_replayed_pruner_sees_each_curve_up_to_where_it_prunes() -> None:
 
     good, bad = [0.5, 0.6, 0.7, 0.8, 0.9, 0.9], [0.1, 0.1, 0.1, 0.2, 0.3, 1.0]
     curves = [good] * 10 + [bad]
-    assert replay(curves, "none", 8, "s") == {"epochs": 66, "best_pruned": False, "top_pruned": 0}
+    all_kept = {"epochs": 66, "best_pruned": False, "top_pruned": 0, "lost": 0.0}
+    assert replay(curves, "none", 8, "s") == all_kept
     # The warm-up of three epochs is over at step 3; the last trial would have become the best.
-    expected = {"epochs": 64, "best_pruned": True, "top_pruned": 1}
-    assert replay(curves, "median", 8, "s") == expected
+    pruned = {"epochs": 64, "best_pruned": True, "top_pruned": 1, "lost": pytest.approx(0.1)}
+    assert replay(curves, "median", 8, "s") == pruned
+
+
+def test_recorded_trainings_are_reported_as_the_objective_does() -> None:
+    from landscapes.recorded import Recording
+    from pruner_study import reported_curves
+
+    seeds = [[0.2, 0.4, 0.3, 0.3, 0.9], [0.1, 0.3, 0.5, 0.4, 0.6]]
+    recording = Recording(("a",), np.zeros((1, 2)), np.array([seeds]))
+    # The first seed stops after two epochs without improvement, and keeps its best value.
+    assert reported_curves(recording, patience=2) == [pytest.approx([0.15, 0.35, 0.45, 0.45, 0.5])]
