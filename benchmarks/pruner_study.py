@@ -435,7 +435,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
         + ".",
         "",
-        "| pruner | trials pruned | better than the best | epochs | saved | processor s | saved | "
+        "| pruner | trials pruned | better than what was found | epochs | saved | processor s | saved | "
         + " | ".join(f"test, {target}" for target in targets)
         + " | test, against none |",
         "|---" * (8 + len(targets)) + "|",
@@ -551,7 +551,9 @@ def run(options: argparse.Namespace) -> None:
     }
     result = load_results(path, frame)
     if options.recordings:
-        result["recordings"] = replay_recordings(RECORDINGS, options.studies, options.trials)
+        result["recordings"] = replay_recordings(
+            RECORDINGS, options.studies, options.studied_trials
+        )
         write_results(path, result)
         return
     done = {(_round(search), search["pruner"]) for search in result["searches"]}
@@ -601,7 +603,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--minutes", type=float, default=float("inf"), help="begin no search after this time")
     add("--out", type=Path, default=RESULTS, help="directory of the results")
     add("--recordings", action="store_true", help="only replay the recorded trainings")
-    add("--studies", type=int, default=40, help="replays of each recording (default: 40)")
+    add("--studies", type=int, default=100, help="replays of each recording (default: 100)")
+    add("--studied-trials", type=int, default=60, help="trials of such a replay (default: 60)")
     add("--table", action="store_true", help="only print the table")
     options = parser.parse_args(arguments)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
