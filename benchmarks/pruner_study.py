@@ -435,7 +435,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
         + ".",
         "",
-        "| pruner | trials pruned | better than what was found | epochs | saved | processor s | saved | "
+        "| pruner | trials pruned | better than what was found | epochs | saved | processor s "
+        "| saved | "
         + " | ".join(f"test, {target}" for target in targets)
         + " | test, against none |",
         "|---" * (8 + len(targets)) + "|",
