@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import os
@@ -63,9 +64,19 @@ def _in_mapped_file(shape: tuple[int, ...], dtype: torch.dtype, n_bytes: int) ->
             "file: set the environment variable TMPDIR to a directory with more room."
         )
     with tempfile.TemporaryFile() as file:
-        if hasattr(os, "posix_fallocate"):
-            # Writing to a mapped file on a disk that has become full would end the process.
-            os.posix_fallocate(file.fileno(), 0, n_bytes)
+        _reserve(file.fileno(), n_bytes)
         # NumPy has no bfloat16. The mapping holds the file open by itself.
         content = np.memmap(file, dtype=np.uint8, mode="w+", shape=(n_bytes,))
     return torch.from_numpy(content).view(dtype).view(shape)
+
+
+def _reserve(descriptor: int, n_bytes: int) -> None:
+    """Reserve the room of a file: to write to a mapped one on a full disk would end the process."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, n_bytes)
+    except OSError as error:
+        # Some file systems cannot reserve room.
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
