@@ -57,7 +57,6 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from optuna_biotune import BlockPartition, FineTuningObjective, FineTuningPlan, partition_blocks
-from optuna_biotune.finetune.data import LabelledImages, load_images
 from optuna_biotune.finetune.device import resolve_device
 
 RESULTS = Path(__file__).parent / "results" / "engine_speed"
@@ -173,15 +172,18 @@ def loader_batches(problem: Problem, images: JpegFiles, shuffle: bool) -> Batche
     return batches
 
 
-def resident_batches(problem: Problem, data: LabelledImages, shuffle: bool) -> Batches:
-    """Take batches of images that lie on the device."""
-    data = data.to(problem.device)
+def resident_batches(problem: Problem, files: JpegFiles, shuffle: bool) -> Batches:
+    """Take batches of images that were transformed once and lie on the device."""
+    images = torch.stack([problem.transform(files[i][0]) for i in range(len(files))]).to(
+        problem.device
+    )
+    labels = torch.tensor(files.labels, device=problem.device)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        n_images = len(data)
+        n_images = len(labels)
         order = torch.randperm(n_images) if shuffle else torch.arange(n_images)
         for indices in torch.split(order.to(problem.device), problem.batch_size):
-            yield data.images[indices], data.labels[indices]
+            yield images[indices], labels[indices]
 
     return batches
 
@@ -217,8 +219,7 @@ def compare(problem: Problem, n_plans: int) -> dict[str, Any]:
     batches: dict[str, dict[str, Batches]] = {"loader": {}, "resident": {}}
     for part, images in sets.items():
         batches["loader"][part] = loader_batches(problem, images, part == "train")
-        data = load_images(images, problem.transform, part)
-        batches["resident"][part] = resident_batches(problem, data, part == "train")
+        batches["resident"][part] = resident_batches(problem, images, part == "train")
 
     template = partition_blocks(problem.build())
     attributes: dict[str, Any] = {}

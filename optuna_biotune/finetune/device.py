@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 
+from optuna_biotune.finetune.host_memory import available_memory
+
 PRECISIONS = ("auto", "fp32", "bf16")
+
+# What errors say that are no torch.OutOfMemoryError: of CUDA itself, its libraries, and the CPU.
+_OUT_OF_MEMORY = ("out of memory", "_STATUS_ALLOC_FAILED", "can't allocate memory")
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -73,18 +77,6 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     return nullcontext()
 
 
-def choose_data_device(n_bytes: int, device: torch.device) -> torch.device:
-    """Return where to keep the images: with the network, if they take at most half its memory.
-
-    Args:
-        n_bytes: Size of the images.
-        device: Where the network runs.
-    """
-    if device.type == "cuda" and n_bytes > torch.cuda.mem_get_info(device)[0] // 2:
-        return torch.device("cpu")
-    return device
-
-
 def default_cache_bytes(device: torch.device) -> int:
     """Return a quarter of the memory that is free, of the device or of the machine.
 
@@ -96,25 +88,6 @@ def default_cache_bytes(device: torch.device) -> int:
     return available_memory() // 4
 
 
-def available_memory() -> int:
-    """Return how many bytes of main memory new data can take; 4 GiB if that is not known."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            fields = dict(line.split(":", 1) for line in file)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return 4 * 2**30
-
-
-def resident_memory() -> int:
-    """Return how many bytes of main memory this process holds; 0 if that is not known."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
 def free_memory(device: torch.device) -> None:
     """Give memory that is no longer used back to the device.
 
@@ -124,6 +97,41 @@ def free_memory(device: torch.device) -> None:
     if device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.empty_cache()
+
+
+@contextmanager
+def one_out_of_memory_error() -> Iterator[None]:
+    """Raise ``torch.OutOfMemoryError`` inside the block for every way to run out of memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if any(sign in str(error) for sign in _OUT_OF_MEMORY):
+            raise torch.OutOfMemoryError(str(error)) from error
+        raise
+
+
+def float32_settings() -> tuple[str | bool | None, ...]:
+    """Return torch's settings that change what float32 gives on CUDA; None where not readable.
+
+    There are two interfaces to them. Once a program has used the newer, to read the older fails.
+    """
+    readers: tuple[Callable[[], str | bool], ...] = (
+        torch.get_float32_matmul_precision,
+        lambda: torch.backends.cudnn.allow_tf32,
+        lambda: torch.backends.cuda.matmul.fp32_precision,
+        lambda: torch.backends.cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
+    )
+    return tuple(_value_or_none(reader) for reader in readers)
+
+
+def _value_or_none(reader: Callable[[], str | bool]) -> str | bool | None:
+    """Return a setting; None if this version of torch lacks it or does not let it be read."""
+    try:
+        return reader()
+    except (AttributeError, RuntimeError):
+        return None
 
 
 def random_state(cuda: Sequence[torch.device] = ()) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import optuna
@@ -15,18 +16,20 @@ import torch
 from optuna.trial import BaseTrial
 from torch import Tensor, nn
 
-from optuna_biotune.finetune.data import ImageDataset, LabelledImages, load_images
+from optuna_biotune.finetune.data import ImageDataset, LabelledImages
 from optuna_biotune.finetune.device import (
     PRECISIONS,
-    choose_data_device,
     default_cache_bytes,
     free_memory,
     resolve_device,
     resolve_precision,
 )
+from optuna_biotune.finetune.image_memory import allocate_images
+from optuna_biotune.finetune.layout import favours_channels_last, set_channels_last
 from optuna_biotune.finetune.metrics import worst_value
 from optuna_biotune.finetune.outcome import TrialOutcome
 from optuna_biotune.finetune.prefix import PrefixSharing
+from optuna_biotune.finetune.reading import load_images
 from optuna_biotune.finetune.refit import RefitResult, plan_to_refit, refit_plan
 from optuna_biotune.finetune.settings import TrainingSettings
 from optuna_biotune.finetune.splits import Fold, load_training_data, stratified_folds
@@ -102,8 +105,10 @@ class FineTuningObjective:
     most on the CUDA device, or of the whole process).
 
     The constructor reads all data, builds one network and runs it on two images, to find its
-    blocks and check its head. The images are kept on the device if they take at most half of its
-    free memory. Calls from several threads take turns; use processes to train in parallel.
+    blocks and check its head. Images stay as the transform gives them: bytes take a quarter of the
+    memory of floats. They are kept on the device if they take at most half of its free memory, else
+    in main memory, else in a temporary file that is mapped into memory; results are the same. Calls
+    from several threads take turns; use processes to train in parallel.
 
     Args:
         model: Builds the network, a pre-trained body with a fresh head; called without arguments
@@ -111,7 +116,10 @@ class FineTuningObjective:
         train: Map-style dataset of (image, label): float images [C, H, W] as the network takes
             them, all of one size, or anything with a ``transform``; integer labels from 0.
         val: Validation data alike. None: a stratified fifth of ``train``, always the same.
-        transform: Deterministic transform of an image to a float tensor [C, H, W], applied once.
+        transform: Deterministic transform of an image to a tensor [C, H, W], applied once: float as
+            the network takes it, or uint8, which the network gets as float32 from 0 to 1. Of a
+            transform of torchvision that ends by making floats of bytes and normalising them,
+            bytes are kept, and that end is applied to each batch.
         blocks: Block name to names of modules, in order, as :func:`partition_blocks` takes them.
             None: the blocks that it finds.
         lr: Base learning rate, absolute, above 0: a block with multiplier 1.0 trains at it.
@@ -136,12 +144,15 @@ class FineTuningObjective:
             transform of torchvision v2. None: no augmentation.
         cache_bytes: Most memory, in bytes, for what frozen first blocks compute, see above. None:
             a quarter of the memory that is free on the device. 0: nothing is kept.
+        data_bytes: Most memory, in bytes, for the images, see above; for more there is the file.
+            None: half of the memory that is free.
 
     Raises:
         TypeError: If an argument or an item of the data is of the wrong kind.
         ValueError: If an argument is out of range; if data are empty, of one class or of unequal
             sizes; if a class is too rare for the split or missing from ``train``; or if the head
             has fewer outputs than there are classes.
+        OSError: If the images need a temporary file, and the disk has no room for it.
     """
 
     def __init__(
@@ -164,6 +175,7 @@ class FineTuningObjective:
         precision: str = "auto",
         augment: Callable[[Tensor], Tensor] | None = None,
         cache_bytes: int | None = None,
+        data_bytes: int | None = None,
     ) -> None:
         if isinstance(model, nn.Module):
             raise TypeError(
@@ -179,6 +191,8 @@ class FineTuningObjective:
         epochs, patience = check_count("epochs", epochs), check_count("patience", patience)
         if cache_bytes is not None:
             cache_bytes = check_count("cache_bytes", cache_bytes, least=0)
+        if data_bytes is not None:
+            data_bytes = check_count("data_bytes", data_bytes, least=0)
         folds, batch_size = check_count("folds", folds), check_count("batch_size", batch_size)
         self._seeds = check_seeds(seeds)
         resolved = resolve_device(device)
@@ -186,25 +200,23 @@ class FineTuningObjective:
 
         start = time.perf_counter()
         self._transform = transform
-        data, whole = load_training_data(train, val, transform)
-        self._folds = stratified_folds(data.labels, whole, folds)
+        self._allocate = partial(allocate_images, device=resolved, data_bytes=data_bytes)
+        self._data, whole = load_training_data(train, val, transform, self._allocate)
+        _logger.info("Read %d images in %.1f s.", len(self._data), time.perf_counter() - start)
+        self._folds = stratified_folds(self._data.labels, whole, folds)
         template, self._n_outputs = build_template(
-            model, blocks, data, self._seeds[0], resolved, precision
+            model, blocks, self._data, self._seeds[0], resolved, precision
         )
-        self._data = data.to(choose_data_device(data.n_bytes, resolved))
-        _logger.info(
-            "Read %d images in %.1f s: %.0f MiB on %s.",
-            len(data),
-            time.perf_counter() - start,
-            data.n_bytes / 2**20,
-            self._data.images.device,
-        )
+        example = self._data.take(torch.arange(2), resolved)
+        channels_last = favours_channels_last(template.model, example, batch_size)
+        if channels_last:
+            set_channels_last(template.model, True)
         sharing = PrefixSharing(
             template,
             resolved,
             precision,
             batch_size,
-            self._data.images[:2],
+            example,
             default_cache_bytes(resolved) if cache_bytes is None else cache_bytes,
         )
         self._settings = TrainingSettings(
@@ -218,6 +230,7 @@ class FineTuningObjective:
             device=resolved,
             precision=precision,
             augment=augment,
+            channels_last=channels_last,
             # Augmented images are never the same again.
             sharing=None if augment is not None else sharing,
         )
@@ -349,7 +362,7 @@ class FineTuningObjective:
 
     def _load_test(self, test: ImageDataset) -> LabelledImages:
         """Read the test data and check that they fit the network."""
-        data = load_images(test, self._transform, "test")
+        data = load_images({"test": test}, self._transform, self._allocate)
         expected = tuple(self._data.images.shape[1:])
         given = tuple(data.images.shape[1:])
         if given != expected:

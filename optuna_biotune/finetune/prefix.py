@@ -22,7 +22,12 @@ from torch import Tensor, nn
 from optuna_biotune.finetune.activations import ActivationCache, Activations
 from optuna_biotune.finetune.block_partition import BlockPartition
 from optuna_biotune.finetune.data import LabelledImages
-from optuna_biotune.finetune.device import autocast, free_memory
+from optuna_biotune.finetune.device import (
+    autocast,
+    float32_settings,
+    free_memory,
+    one_out_of_memory_error,
+)
 from optuna_biotune.finetune.network_split import (
     CannotCutError,
     NetworkSplit,
@@ -191,27 +196,32 @@ class FrozenPrefix:
         """
         self._model.eval()
         try:
-            if data.key not in self._kept:
-                self._kept[data.key] = self._activations(data, indices)
-            kept = self._kept[data.key]
-            if kept is None:
-                return
-            missing = kept.missing(indices)
-            for start in range(0, len(missing), self._sharing.batch_size):
-                batch = missing[start : start + self._sharing.batch_size]
-                kept.put(batch, self._compute(data, batch))
+            with one_out_of_memory_error():
+                self._fill(data, indices)
         except torch.OutOfMemoryError:
             self._sharing.announce("No memory is left to keep what frozen blocks compute.")
             self._kept[data.key] = None
         if self._kept[data.key] is None:
             self._sharing.cache.drop_unused()
 
+    def _fill(self, data: LabelledImages, indices: Tensor) -> None:
+        """Compute and store the values that are missing; nothing if they cannot be kept."""
+        if data.key not in self._kept:
+            self._kept[data.key] = self._activations(data, indices)
+        kept = self._kept[data.key]
+        if kept is None:
+            return
+        missing = kept.missing(indices)
+        for start in range(0, len(missing), self._sharing.batch_size):
+            batch = missing[start : start + self._sharing.batch_size]
+            kept.put(batch, self._compute(data, batch))
+
     def _activations(self, data: LabelledImages, indices: Tensor) -> Activations | None:
         """Return where values are kept; None if they would take too much memory."""
         sharing = self._sharing
         if sharing.cache.limit == 0:
             return None
-        key = (data.key, self._weights, self._split.cut, _matrix_precision())
+        key = (data.key, self._weights, self._split.cut, float32_settings())
         kept = sharing.cache.find(key, self)
         if kept is not None:
             return kept
@@ -223,6 +233,14 @@ class FrozenPrefix:
                 "for some plans, more than `cache_bytes` leaves: it is computed again every epoch."
             )
         return kept
+
+    def keeps(self, data: LabelledImages) -> bool:
+        """Tell whether the values of images are kept, as they are after :meth:`prepare`.
+
+        Args:
+            data: The images.
+        """
+        return self._kept.get(data.key) is not None
 
     def take(self, data: LabelledImages, indices: Tensor) -> Tensor:
         """Return the values at the cut, [n, ...] on the device.
@@ -238,7 +256,8 @@ class FrozenPrefix:
         """Run the first part on images; in smaller batches only if the memory does not suffice."""
         while True:
             try:
-                return self._compute_in_batches(data, indices)
+                with one_out_of_memory_error():
+                    return self._compute_in_batches(data, indices)
             except torch.OutOfMemoryError:
                 if self._sharing.batch_size == 1:
                     raise
@@ -269,8 +288,3 @@ class FrozenPrefix:
         split = self._split
         function = split.rest_in_training if training else split.rest_in_evaluation
         return function(self._model, values)
-
-
-def _matrix_precision() -> tuple[Any, ...]:
-    """Return the settings of torch that change the values of float32 on CUDA."""
-    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32

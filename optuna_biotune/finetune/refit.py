@@ -11,6 +11,7 @@ from optuna.trial import BaseTrial
 from torch import nn
 
 from optuna_biotune.finetune.data import LabelledImages
+from optuna_biotune.finetune.layout import set_channels_last
 from optuna_biotune.finetune.metrics import METRIC_NAMES, compute_metric
 from optuna_biotune.finetune.outcome import standard_deviation
 from optuna_biotune.finetune.settings import TrainingSettings
@@ -114,6 +115,9 @@ def refit_plan(
             scores.append(_measure(run, test))
         if not models:
             models.append(run.model.eval())
+            if settings.channels_last:
+                # As others expect it, such as those who write weights into files.
+                set_channels_last(run.model, False)
         # Before the next network is built, else two would be in memory.
         del run
     metrics = {name: [score[name] for score in scores] for name in METRIC_NAMES if scores}

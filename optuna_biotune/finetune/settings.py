@@ -28,6 +28,7 @@ class TrainingSettings:
         precision: ``"fp32"`` or ``"bf16"``.
         augment: Changes a batch of training images, float [N, C, H, W] on the device; None for
             none.
+        channels_last: Lay networks out with their channels last while they train.
         sharing: Lets networks keep what their frozen first blocks compute; None does not.
     """
 
@@ -41,4 +42,5 @@ class TrainingSettings:
     device: torch.device
     precision: str
     augment: Callable[[Tensor], Tensor] | None
+    channels_last: bool = False
     sharing: PrefixSharing | None = None

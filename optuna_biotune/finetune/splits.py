@@ -16,9 +16,8 @@ from optuna_biotune.finetune.data import (
     LabelledImages,
     check_classes,
     check_known_classes,
-    join_images,
-    load_images,
 )
+from optuna_biotune.finetune.reading import Allocate, in_main_memory, load_images
 
 # The splits are the same in every study and every trial, so that trials differ by their plan only.
 _SPLIT_SEED = 0
@@ -39,7 +38,10 @@ class Fold:
 
 
 def load_training_data(
-    train: ImageDataset, val: ImageDataset | None, transform: Callable[[Any], Tensor] | None
+    train: ImageDataset,
+    val: ImageDataset | None,
+    transform: Callable[[Any], Tensor] | None,
+    allocate: Allocate = in_main_memory,
 ) -> tuple[LabelledImages, Fold]:
     """Read training and validation data into one tensor, and say which item is which.
 
@@ -47,22 +49,24 @@ def load_training_data(
         train: The training data.
         val: The validation data; None: a fixed stratified fifth of ``train``.
         transform: Applied to each image once; None for none.
+        allocate: Gives the tensor for the images, of a shape and a type.
 
     Raises:
         TypeError: If an image or a label is of the wrong kind.
         ValueError: If data are empty, of one class, of unequal sizes or not finite, if a class is
             too rare to be split, or if ``val`` has one that ``train`` lacks.
     """
-    train_data = load_images(train, transform, "train")
-    check_classes(train_data.labels, "train")
     if val is None:
-        return train_data, split_train(train_data.labels)
-    val_data = load_images(val, transform, "val")
-    check_classes(val_data.labels, "val")
-    check_known_classes(val_data.labels, train_data.labels, "val")
-    n_train, n_all = len(train_data), len(train_data) + len(val_data)
-    whole = Fold(torch.arange(n_train), torch.arange(n_train, n_all))
-    return join_images(train_data, val_data), whole
+        data = load_images({"train": train}, transform, allocate)
+        check_classes(data.labels, "train")
+        return data, split_train(data.labels)
+    data = load_images({"train": train, "val": val}, transform, allocate)
+    whole = Fold(torch.arange(len(train)), torch.arange(len(train), len(data)))
+    train_labels, val_labels = data.labels[whole.train], data.labels[whole.val]
+    check_classes(train_labels, "train")
+    check_classes(val_labels, "val")
+    check_known_classes(val_labels, train_labels, "val")
+    return data, whole
 
 
 def split_train(labels: Tensor) -> Fold:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from optuna_biotune.finetune.device import resident_memory
 from optuna_biotune.finetune.execution_order import left_as_found
 from optuna_biotune.finetune.gradients import main_logits
+from optuna_biotune.finetune.host_memory import resident_memory
 from optuna_biotune.finetune.network_split import NetworkSplit
 from optuna_biotune.finetune.partition import BlockPartition
 from optuna_biotune.genotype import FineTuningPlan

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from optuna_biotune.finetune.data import LabelledImages
-from optuna_biotune.finetune.device import RandomStream, autocast
+from optuna_biotune.finetune.device import RandomStream, autocast, one_out_of_memory_error
 from optuna_biotune.finetune.gradients import main_logits
 from optuna_biotune.finetune.partition import BlockPartition, partition_blocks
 
@@ -44,9 +44,9 @@ def build_template(
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must build a torch.nn.Module, but it returned {model!r}.")
     model.to(device).eval()
-    example = data.images[:2].to(device)
+    example = data.take(torch.arange(min(2, len(data))), device)
     try:
-        with torch.no_grad(), autocast(device, precision):
+        with one_out_of_memory_error(), torch.no_grad(), autocast(device, precision):
             output = model(example)
     except torch.OutOfMemoryError:
         raise

@@ -49,7 +49,9 @@ def test_quickstart_compares_three_plans_and_goes_on_where_it_ended(tmp_path: Pa
     second = run_example("quickstart.py", "--trials", "4", "--seeds", "2", directory=tmp_path)
     assert second.returncode == 0, second.stderr
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / 'quickstart.db'}")
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 4
+    # A linear probe is poor here: the pruner may end it.
+    assert len(study.trials) == 4
+    assert {trial.state.name for trial in study.trials} <= {"COMPLETE", "PRUNED"}
     assert [trial.user_attrs["mask"] for trial in study.trials[:2]] == ["TTTTTT", "FFFFFT"]
     best = FineTuningPlan.from_trial(study.best_trial)
     shown = re.findall(r"^  (\w+) +(frozen|[\d.]+)$", second.stdout, re.MULTILINE)

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 from torchvision.transforms import v2
 
-from optuna_biotune.finetune.data import check_classes, load_images
+from optuna_biotune.finetune import reading
+from optuna_biotune.finetune.data import LabelledImages, check_classes
 from optuna_biotune.finetune.splits import (
     Fold,
     batches,
@@ -21,6 +22,10 @@ from optuna_biotune.finetune.splits import (
 from tests.finetune.conftest import Digits
 
 Item = tuple[Any, Any]
+
+
+def load_images(dataset: Any, transform: Any, name: str) -> LabelledImages:
+    return reading.load_images({name: dataset}, transform)
 
 
 def items(n: int = 6, size: int = 4) -> list[Item]:
@@ -118,11 +123,38 @@ def test_raw_images_without_a_transform_are_refused() -> None:
         load_images(integers, None, "train")
 
 
-def test_a_transform_that_gives_no_float_image_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"`transform` must return float tensors .* item 0"):
-        load_images(items(), lambda image: (image * 255).to(torch.uint8), "train")
+def test_a_transform_that_gives_no_image_of_floats_or_bytes_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"return float or uint8 tensors .* item 0.*int16"):
+        load_images(items(), lambda image: (image * 255).to(torch.int16), "train")
     with pytest.raises(TypeError, match=r"shape \(48,\)"):
         load_images(items(), lambda image: image.flatten(), "train")
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float32])
+def test_images_are_kept_in_the_type_of_the_transform(dtype: torch.dtype) -> None:
+    data = load_images(items(), lambda image: (image * 255).to(dtype), "train")
+    assert data.images.dtype == dtype
+    expected = torch.stack([(image * 255).to(dtype).float() for image, _ in items()])
+    if dtype == torch.uint8:
+        expected /= 255
+    taken = data.take(torch.tensor([4, 1]), torch.device("cpu"))
+    assert torch.equal(taken, expected[[4, 1]])
+
+
+def test_double_floats_are_kept_as_single_ones() -> None:
+    assert load_images(items(), lambda image: image.double(), "train").images.dtype == torch.float32
+
+
+def test_images_of_other_types_than_the_first_are_refused_by_index() -> None:
+    changing = iter([torch.float32] * 3 + [torch.float16] * 3)
+    with pytest.raises(TypeError, match=r"item 3 of `train` is torch.float16 and item 0"):
+        load_images(items(), lambda image: image.to(next(changing)), "train")
+
+
+def test_what_is_taken_is_a_copy() -> None:
+    data = load_images(items(), None, "train")
+    data.take(torch.arange(6), torch.device("cpu")).zero_()
+    assert torch.equal(data.images[0], items()[0][0])
 
 
 def test_a_dataset_that_is_empty_or_not_map_style_or_not_of_pairs_is_refused() -> None:

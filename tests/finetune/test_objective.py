@@ -241,7 +241,7 @@ def test_refit_measures_each_seed_as_scikit_learn_does(
     }
     assert list(result.metrics) == list(expected)
     assert {name: values[0] for name, values in result.metrics.items()} == pytest.approx(expected)
-    assert expected["accuracy"] > 0.8
+    assert expected["accuracy"] > 0.7
     assert all(len(values) == 2 for values in result.metrics.values())
     mean, deviation = result.summary()["accuracy"]
     assert mean == pytest.approx(np.mean(result.metrics["accuracy"]))

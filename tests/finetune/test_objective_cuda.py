@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import optuna
 import pytest
@@ -8,8 +9,10 @@ import torch
 from optuna.pruners import BasePruner, NopPruner, ThresholdPruner
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
 from optuna_biotune import FineTuningObjective, FineTuningPlan
+from optuna_biotune.finetune import image_memory
 from tests.finetune.conftest import Digits, SmallNet
 
 pytestmark = pytest.mark.cuda
@@ -97,6 +100,40 @@ def test_kept_activations_change_next_to_nothing_on_cuda(
         assert sharing is not None
         assert (sharing.cache.n_bytes > 0) == (n_bytes is None)
     assert values[0] == pytest.approx(values[1], abs=0.05)
+
+
+def test_images_in_main_memory_and_in_a_file_give_the_values_of_those_on_the_device(
+    make_objective: MakeObjective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments: dict[str, Any] = {"epochs": 6, "device": "cuda", "precision": "fp32"}
+    on_device = make_objective(**arguments)
+    in_file = make_objective(**arguments, data_bytes=0, cache_bytes=0)
+    monkeypatch.setattr(image_memory, "_half_of_free_memory", lambda device: 0)
+    in_main_memory = make_objective(**arguments)
+    objectives = (on_device, in_main_memory, in_file)
+    assert [o._data.images.device.type for o in objectives] == ["cuda", "cpu", "cpu"]
+    indices = torch.tensor([7, 3])
+    batches = [o._data.take(indices, torch.device("cuda", 0)) for o in objectives]
+    assert all(torch.equal(batch, batches[0]) for batch in batches)
+    values = [o(FixedTrial(PARAMS)) for o in objectives]
+    assert values[1:] == pytest.approx(values[:1] * 2, abs=0.05)
+
+
+def test_bytes_are_normalised_on_the_device(make_objective: MakeObjective) -> None:
+    transform = v2.Compose(
+        [
+            v2.ToDtype(torch.uint8),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize([0.5], [0.25]),
+        ]
+    )
+    objective = make_objective(device="cuda", transform=transform)
+    assert objective._data.images.dtype == torch.uint8
+    cpu, cuda = (
+        objective._data.take(torch.arange(5), torch.device(name)).cpu()
+        for name in ("cpu", "cuda:0")
+    )
+    torch.testing.assert_close(cpu, cuda, rtol=0, atol=1e-6)
 
 
 def test_the_random_state_of_cuda_is_left_alone(make_objective: MakeObjective) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -119,6 +121,29 @@ def test_training_is_the_same_with_and_without_kept_activations(
     # The network as it is trained by anybody, in batches that are all whole.
     objective = make_objective(seeds=(0,), augment=nn.Identity(), train=whole, val=part)
     assert_same_bits(kept, objective.refit(plan).model.state_dict())
+
+
+def test_either_interface_to_the_precision_of_float32_can_be_used() -> None:
+    code = (
+        "import torch\n"
+        "from optuna_biotune.finetune.device import float32_settings\n"
+        "seen = {float32_settings()}\n"
+        "torch.set_float32_matmul_precision('high')\n"
+        "seen.add(float32_settings())\n"
+        "torch.backends.cudnn.allow_tf32 = False\n"
+        "seen.add(float32_settings())\n"
+        "if hasattr(torch.backends.cudnn, 'conv'):\n"
+        "    torch.backends.cudnn.conv.fp32_precision = 'ieee'\n"
+        "    torch.backends.cuda.matmul.fp32_precision = 'ieee'\n"
+        "    seen.add(float32_settings())\n"
+        "    torch.backends.cudnn.conv.fp32_precision = 'tf32'\n"
+        "    seen.add(float32_settings())\n"
+        "    assert len(seen) == 5, seen\n"
+        "assert len(seen) >= 3, seen\n"
+    )
+    # The settings are those of a process: another one, for the sake of the other tests.
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
 
 
 def test_each_image_runs_once_through_the_frozen_part_in_all_epochs_seeds_and_trials(

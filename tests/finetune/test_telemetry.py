@@ -13,7 +13,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FixedTrial
 
 from optuna_biotune import FineTuningObjective, FineTuningPlan, partition_blocks
-from optuna_biotune.finetune.device import resident_memory
+from optuna_biotune.finetune.host_memory import resident_memory
 from optuna_biotune.finetune.network_split import split_network
 from optuna_biotune.finetune.telemetry import Telemetry, training_flops
 from tests.finetune.conftest import BLOCKS, Digits, SmallNet
@@ -82,14 +82,14 @@ class Heavy(SmallNet):
         self.stem.register_buffer("ballast", torch.ones(2**18))
 
 
-def test_reading_the_data_is_one_line_in_the_log(
+def test_the_log_says_where_the_images_are_kept_and_how_long_reading_them_took(
     make_objective: MakeObjective, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="optuna_biotune")
     make_objective()
-    (line,) = caplog.messages
-    assert line.startswith("Read 500 images in 0.")
-    assert line.endswith("0 MiB on cpu.")
+    place, seconds = caplog.messages
+    assert place == "500 images are kept in main memory: 0 MiB."
+    assert seconds.startswith("Read 500 images in 0.")
 
 
 def test_memory_stays_flat_over_a_hundred_trials(make_objective: MakeObjective) -> None:

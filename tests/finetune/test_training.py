@@ -172,6 +172,26 @@ def test_learning_rates_follow_the_plan_and_a_cosine_over_the_epochs(digits: Dig
     np.testing.assert_allclose(rates, np.outer(cosine, [0.5e-2, 2e-2]), rtol=1e-6)
 
 
+def test_training_is_that_of_a_plain_loop_with_adam(digits: Digits) -> None:
+    # A bias before BatchNorm has a gradient of rounding errors only, which Adam makes large.
+    settings = make_settings(build_model=lambda: SmallNet(batch_norm=False, dropout=0.0))
+    (run,), _ = train(digits, FULL, [4], settings)
+    model = SeedRun(FULL, 4, settings).model
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, foreach=False)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=3)
+    order = torch.Generator().manual_seed(4)
+    images, labels = digits.train.tensors
+    for _ in range(3):
+        model.train()
+        for batch in torch.split(torch.randperm(300, generator=order), 64):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        schedule.step()
+    for one, other in zip(run.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
 def without_batch_norm() -> nn.Module:
     return SmallNet(batch_norm=False)
 
@@ -245,6 +265,37 @@ class Limited(SmallNet):
 
 def limited(limit: int, batch_norm: bool = False) -> Callable[[], nn.Module]:
     return lambda: type("LimitedHere", (Limited,), {"limit": limit})(batch_norm)
+
+
+class LimitedLibrary(Limited):
+    """Runs out of memory in a library of CUDA, whose errors are of another kind."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        try:
+            return super().forward(images)
+        except torch.OutOfMemoryError:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED in cublasCreate") from None
+
+
+def test_a_library_that_runs_out_of_memory_is_given_smaller_parts_too(digits: Digits) -> None:
+    class Library(LimitedLibrary):
+        limit = 20
+
+    settings = make_settings(build_model=lambda: Library(batch_norm=False))
+    (run,), values = train(digits, FULL, [0], settings)
+    sizes = run.model.sizes
+    assert isinstance(sizes, list)
+    assert max(sizes) == 16
+    assert len(values) == 3
+
+
+def test_other_errors_of_a_network_are_not_taken_for_lack_of_memory(digits: Digits) -> None:
+    class Broken(SmallNet):
+        def forward(self, images: Tensor) -> Tensor:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        train(digits, FULL, [0], make_settings(build_model=Broken))
 
 
 def test_out_of_memory_gives_the_same_training_in_smaller_parts(digits: Digits) -> None:

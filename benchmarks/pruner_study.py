@@ -1,0 +1,630 @@
+"""Compare Optuna's pruners on real fine-tuning: what they save, and what they cost.
+
+python benchmarks/pruner_study.py --data DIR --minutes 50
+python benchmarks/pruner_study.py --recordings
+python benchmarks/pruner_study.py --table
+
+Searches a plan for two target sets with ``BioTuneSampler``, prescreened and as in the paper,
+several times with each pruner, and refits each plan found on training and validation data with
+fresh seeds. The same command goes on where it was stopped; ``--minutes`` begins no search after
+that time.
+
+On the CPU the training of a plan gives the same values each time, so a plan that several searches
+try is trained once: its learning curve and the seconds of each epoch serve them all. A pruned
+trial takes the seconds up to where it was pruned; how good it would have become is known all the
+same. Seconds are those of the processor, in one thread (``OMP_NUM_THREADS=1``).
+
+The searches without a pruner tell something more: their learning curves are given to each pruner
+once again, trial by trial, to see whether it would have pruned the best of them. ``--recordings``
+does the same with the recordings of real trainings in ``landscapes/``, of random plans.
+
+WilcoxonPruner is meant for values that are independent of each other, such as one a seed; here it
+gets one an epoch, as the others do. One value a seed would need more than three seeds: the least
+p-value of n pairs is 2^-n, which is below its threshold of 0.1 from n = 4 on, and each of them
+would be a whole training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import pairwise, product
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from checkpoints import checkpoint_path, library_versions, load_checkpoint
+from comparison import Setting
+from landscapes.recorded import RECORDINGS, Recording
+from optuna.pruners import (
+    BasePruner,
+    HyperbandPruner,
+    MedianPruner,
+    NopPruner,
+    SuccessiveHalvingPruner,
+    WilcoxonPruner,
+)
+from optuna.trial import FixedTrial, TrialState
+from targets import TARGETS, Target, load_target
+from tqdm import tqdm
+
+from optuna_biotune import BioTuneSampler, FineTuningObjective, FineTuningPlan, suggest_plan
+
+RESULTS = Path(__file__).parent / "results"
+WARM_UP = 3
+
+PRUNERS: dict[str, Callable[[int], BasePruner]] = {
+    "none": lambda epochs: NopPruner(),
+    "median": lambda epochs: MedianPruner(n_startup_trials=10, n_warmup_steps=WARM_UP),
+    "successive halving": lambda epochs: SuccessiveHalvingPruner(
+        min_resource=WARM_UP, reduction_factor=2
+    ),
+    "hyperband": lambda epochs: HyperbandPruner(
+        min_resource=2, max_resource=epochs, reduction_factor=2
+    ),
+    "wilcoxon over epochs": lambda epochs: WilcoxonPruner(),
+}
+"""The pruners by name, given the most epochs of a training. None prunes before the third epoch."""
+
+SAMPLERS: dict[str, Callable[[int], BioTuneSampler]] = {
+    "prescreened": lambda seed: BioTuneSampler(seed=seed),
+    "paper": lambda seed: BioTuneSampler.paper(seed=seed),
+}
+
+Search = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training of a plan, to its end.
+
+    Attributes:
+        curve: What was reported after each epoch.
+        seconds: What each epoch took of the processor.
+        attributes: The attributes of its trial.
+    """
+
+    curve: list[float]
+    seconds: list[float]
+    attributes: dict[str, Any]
+
+
+class _WatchedTrial(FixedTrial):
+    """A trial of given parameters that keeps what is reported, and when."""
+
+    def __init__(self, params: dict[str, Any]) -> None:
+        super().__init__(params)
+        self.curve: list[float] = []
+        self.times = [time.process_time()]
+
+    def report(self, value: float, step: int) -> None:
+        self.curve.append(value)
+        self.times.append(time.process_time())
+
+
+class RecordedObjective:
+    """Trains each plan once, and lets trials follow its learning curve.
+
+    Args:
+        objective: What trains.
+
+    Attributes:
+        seconds: What the trials that were asked for took, up to where they were pruned.
+        unpruned: For each trial by its number, the value that it had without pruning.
+    """
+
+    def __init__(self, objective: FineTuningObjective) -> None:
+        self._objective = objective
+        self._trainings: dict[str, Training] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin with another search."""
+        self.seconds = 0.0
+        self.unpruned: dict[int, float] = {}
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        """Report the plan's learning curve, and return its last value."""
+        plan = suggest_plan(trial, self._objective.block_names)
+        training = self._training(plan)
+        last = training.curve[-1] if training.curve else 0.0
+        self.unpruned[trial.number] = last
+        for step, (value, seconds) in enumerate(zip(training.curve, training.seconds, strict=True)):
+            self.seconds += seconds
+            trial.report(value, step)
+            if step + 1 < len(training.curve) and trial.should_prune():
+                raise optuna.TrialPruned
+        trial.set_user_attr("best_epoch", training.attributes.get("best_epoch"))
+        return last
+
+    def _training(self, plan: FineTuningPlan) -> Training:
+        key = plan.to_json()
+        if key not in self._trainings:
+            trial = _WatchedTrial(plan.to_params())
+            self._objective(trial)
+            seconds = [after - before for before, after in pairwise(trial.times)]
+            self._trainings[key] = Training(trial.curve, seconds, trial.user_attrs)
+        return self._trainings[key]
+
+
+@dataclass
+class Problem:
+    """What all searches of one target share.
+
+    Attributes:
+        setting: The setting, with the target.
+        objective: The objective of the searches.
+        refitter: The objective of the refits.
+        target: The target set.
+    """
+
+    setting: Setting
+    objective: RecordedObjective
+    refitter: FineTuningObjective
+    target: Target
+
+
+def load_problem(data: Path, setting: Setting) -> Problem:
+    """Read a target set for the searches.
+
+    Args:
+        data: Directory of the target sets.
+        setting: The setting, with the target.
+    """
+    checkpoint = load_checkpoint(checkpoint_path(setting.network))
+    target = load_target(
+        data,
+        setting.target,
+        mean=checkpoint.record.mean,
+        std=checkpoint.record.std,
+        size=setting.size,
+        max_train=setting.max_train,
+    )
+    build = partial(checkpoint.build, len(target.classes))
+    objective = setting.objective(build, target, refit=False, device="cpu")
+    refitter = setting.objective(build, target, refit=True, device="cpu")
+    return Problem(setting, RecordedObjective(objective), refitter, target)
+
+
+def run_search(problem: Problem, sampler: str, seed: int, pruner: str, n_trials: int) -> Search:
+    """Search with one pruner, refit the best plan and test it.
+
+    Args:
+        problem: The target.
+        sampler: One of :data:`SAMPLERS`.
+        seed: Seed of the sampler.
+        pruner: One of :data:`PRUNERS`.
+        n_trials: Trials of the search, pruned ones counted.
+
+    Returns:
+        What is kept of it in the results.
+    """
+    setting, objective = problem.setting, problem.objective
+    study = optuna.create_study(
+        study_name=_study_name(setting.target, seed),
+        direction="maximize",
+        sampler=SAMPLERS[sampler](seed),
+        pruner=PRUNERS[pruner](setting.epochs),
+    )
+    objective.begin()
+    study.optimize(objective, n_trials=n_trials)
+    refit = problem.refitter.refit(study.best_trial, test=problem.target.test)
+    trials = study.get_trials(deepcopy=False)
+    curves = [[round(v, 5) for _, v in sorted(t.intermediate_values.items())] for t in trials]
+    pruned = [trial.number for trial in trials if trial.state == TrialState.PRUNED]
+    return {
+        "target": setting.target,
+        "sampler": sampler,
+        "seed": seed,
+        "pruner": pruner,
+        "pruned": len(pruned),
+        "pruned_wrongly": sum(objective.unpruned[n] > study.best_value for n in pruned),
+        "epochs": sum(map(len, curves)),
+        "seconds": round(objective.seconds, 1),
+        "validation": study.best_value,
+        "best_trial": study.best_trial.number,
+        "mask": refit.plan.mask,
+        "test": refit.metrics["balanced_accuracy"],
+        "curves": curves if pruner == "none" else None,
+    }
+
+
+def replay(curves: Sequence[Sequence[float]], name: str, epochs: int, study_name: str) -> Search:
+    """Give learning curves of a search without a pruner to a pruner, trial by trial.
+
+    Args:
+        curves: Best value so far after each epoch, a list a trial.
+        name: One of :data:`PRUNERS`.
+        epochs: Most epochs of a training.
+        study_name: Name of the study.
+
+    Returns:
+        ``epochs``: how many it would have left; ``best_pruned``: whether it would have pruned the
+        best trial; ``top_pruned``: how many of the best three; ``lost``: by how much the best one
+        that it would have left is worse than the best.
+    """
+    study = optuna.create_study(
+        study_name=study_name, direction="maximize", pruner=PRUNERS[name](epochs)
+    )
+    for curve in curves:
+        trial = study.ask()
+        state = TrialState.COMPLETE
+        for step, value in enumerate(curve):
+            trial.report(value, step)
+            # As the objective does: nothing is saved by pruning after the last epoch.
+            if step + 1 < len(curve) and trial.should_prune():
+                state = TrialState.PRUNED
+                break
+        # A plan that trains nothing has no curve, and the worst value.
+        last = 0.0 if not curve else curve[-1]
+        study.tell(trial, last if state == TrialState.COMPLETE else None, state=state)
+    trials = study.get_trials(deepcopy=False)
+    values = [max(curve, default=0.0) for curve in curves]
+    ranked = sorted(range(len(curves)), key=lambda i: (-values[i], i))
+    pruned = [trials[i].state == TrialState.PRUNED for i in ranked]
+    return {
+        "epochs": sum(len(trial.intermediate_values) for trial in trials),
+        "best_pruned": pruned[0],
+        "top_pruned": sum(pruned[:3]),
+        "lost": values[ranked[0]] - values[ranked[pruned.index(False)]],
+    }
+
+
+def reported_curves(recording: Recording, patience: int) -> list[list[float]]:
+    """Return what ``FineTuningObjective`` would have reported of recorded trainings.
+
+    That is the mean over the seeds of the best value so far; a seed stops after ``patience`` epochs
+    without improvement.
+
+    Args:
+        recording: Values after each epoch, of each genotype and seed.
+        patience: Epochs without improvement.
+    """
+    return [
+        _reported([_until_patience(values, patience) for values in genotype])
+        for genotype in recording.curve.tolist()
+    ]
+
+
+def _until_patience(values: Sequence[float], patience: int) -> list[float]:
+    """Return the best value so far after each epoch, up to where a seed stops."""
+    best: list[float] = []
+    since = 0
+    for value in values:
+        since = 0 if not best or value > best[-1] else since + 1
+        best.append(max([value, *best[-1:]]))
+        if since == patience:
+            break
+    return best
+
+
+def _reported(seeds: Sequence[Sequence[float]]) -> list[float]:
+    """Return the mean over the seeds after each epoch; a seed that has stopped keeps its value."""
+    n_epochs = max(map(len, seeds))
+    return [fmean(seed[min(epoch, len(seed) - 1)] for seed in seeds) for epoch in range(n_epochs)]
+
+
+def replay_recordings(directory: Path, n_studies: int, n_trials: int) -> list[dict[str, Any]]:
+    """Give recorded learning curves, in random order, to each pruner.
+
+    Args:
+        directory: Where the recordings lie.
+        n_studies: Studies for each recording.
+        n_trials: Trials a study.
+
+    Returns:
+        For each recording and pruner, over all studies: the share of the epochs that was saved,
+        the share of the studies whose best trial was pruned, and the mean accuracy lost by that.
+    """
+    rows = []
+    for path in sorted(directory.glob("*.npz")):
+        curves = reported_curves(Recording.load(path), Setting("", "").patience)
+        n_epochs = max(map(len, curves))
+        drawn = [
+            np.random.default_rng(seed).choice(len(curves), n_trials, replace=False)
+            for seed in range(n_studies)
+        ]
+        for name in list(PRUNERS)[1:]:
+            seen = [
+                replay([curves[i] for i in indices], name, n_epochs, f"{path.stem}, {seed}")
+                for seed, indices in enumerate(tqdm(drawn, f"{path.stem}, {name}", leave=False))
+            ]
+            whole = sum(len(curves[i]) for indices in drawn for i in indices)
+            rows.append(
+                {
+                    "recording": path.stem,
+                    "pruner": name,
+                    "studies": n_studies,
+                    "trials": n_trials,
+                    "epochs_saved": 1 - sum(study["epochs"] for study in seen) / whole,
+                    "best_pruned": fmean(study["best_pruned"] for study in seen),
+                    "lost": fmean(study["lost"] for study in seen),
+                }
+            )
+    return rows
+
+
+def _study_name(target: str, seed: int) -> str:
+    """Return the name of a study, by which Hyperband assigns its brackets."""
+    return f"{target}, {seed}"
+
+
+def _round(search: Search) -> tuple[str, str, int]:
+    """Return what the searches with all pruners have in common: sampler, target and seed."""
+    return search["sampler"], search["target"], search["seed"]
+
+
+def complete_rounds(searches: Sequence[Search]) -> list[Search]:
+    """Return the searches of those rounds that have one with every pruner."""
+    done = {(_round(search), search["pruner"]) for search in searches}
+    return [s for s in searches if all((_round(s), name) in done for name in PRUNERS)]
+
+
+def summaries(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a summary a pruner, over the searches of complete rounds; nothing without any.
+
+    Args:
+        result: The results, as the JSON file has them.
+    """
+    searches = complete_rounds(result["searches"])
+    bare = {_round(s): s for s in searches if s["pruner"] == "none"}
+    epochs = result["setting"]["epochs"]
+    for name in PRUNERS if searches else ():
+        own = [s for s in searches if s["pruner"] == name]
+        base = [bare[_round(s)] for s in own]
+        pairs = list(zip(own, base, strict=True))
+        again = [
+            replay(s["curves"], name, epochs, _study_name(s["target"], s["seed"])) for s in base
+        ]
+        differences = [fmean(one["test"]) - fmean(other["test"]) for one, other in pairs]
+        yield {
+            "pruner": name,
+            "searches": len(own),
+            "pruned": fmean(s["pruned"] for s in own),
+            "pruned_wrongly": sum(s["pruned_wrongly"] for s in own),
+            "epochs": fmean(s["epochs"] for s in own),
+            "epochs_saved": 1 - sum(s["epochs"] for s in own) / sum(s["epochs"] for s in base),
+            "seconds": fmean(s["seconds"] for s in own),
+            "seconds_saved": 1 - sum(s["seconds"] for s in own) / sum(s["seconds"] for s in base),
+            "validation": {
+                target: fmean(s["validation"] for s in own if s["target"] == target)
+                for target in sorted({s["target"] for s in own})
+            },
+            "test": {
+                target: [fmean(s["test"]) for s in own if s["target"] == target]
+                for target in sorted({s["target"] for s in own})
+            },
+            "test_difference": [fmean(differences), stdev(differences) if len(own) > 1 else 0.0],
+            "replayed_epochs_saved": 1
+            - sum(r["epochs"] for r in again) / sum(s["epochs"] for s in base),
+            "best_pruned": sum(r["best_pruned"] for r in again),
+            "top_pruned": sum(r["top_pruned"] for r in again),
+        }
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """Return the results as Markdown.
+
+    Args:
+        result: The results, as the JSON file has them.
+    """
+    rows = list(summaries(result))
+    if not rows:
+        return "No target and seed has been searched with every pruner yet."
+    targets = list(rows[0]["test"])
+    setting = result["setting"]
+    n_searches = rows[0]["searches"]
+    rounds = {_round(search)[0] for search in complete_rounds(result["searches"])}
+    lines = [
+        f"`{result['command']}`",
+        "",
+        f"{n_searches} searches of {result['trials']} trials with each pruner, on "
+        f"{', '.join(targets)}, sampler {' and '.join(sorted(rounds))}: "
+        f"{setting['search_seeds']} networks a trial, at most "
+        f"{setting['epochs']} epochs, {setting['max_train']} training images. "
+        + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+        + ".",
+        "",
+        "| pruner | trials pruned | better than what was found | epochs | saved | processor s "
+        "| saved | "
+        + " | ".join(f"test, {target}" for target in targets)
+        + " | test, against none |",
+        "|---" * (8 + len(targets)) + "|",
+    ]
+    for row in rows:
+        tests = (_mean_and_deviation(row["test"][target]) for target in targets)
+        difference = "{:+.3f} ± {:.3f}".format(*row["test_difference"])
+        cells = [
+            row["pruner"],
+            f"{row['pruned']:.1f}",
+            str(row["pruned_wrongly"]),
+            f"{row['epochs']:.0f}",
+            f"{row['epochs_saved']:.0%}",
+            f"{row['seconds']:.0f}",
+            f"{row['seconds_saved']:.0%}",
+            *tests,
+            "" if row["pruner"] == "none" else difference,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"The {n_searches} searches without a pruner, their curves given to each pruner:",
+        "",
+        "| pruner | epochs saved | best trial pruned | of the three best, pruned |",
+        "|---|---|---|---|",
+        *(
+            f"| {row['pruner']} | {row['replayed_epochs_saved']:.0%} | {row['best_pruned']} of "
+            f"{n_searches} | {row['top_pruned']} of {3 * n_searches} |"
+            for row in rows[1:]
+        ),
+    ]
+    return "\n".join([*lines, *_recorded_lines(result.get("recordings", []))])
+
+
+def _recorded_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the table of the recordings, a row a pruner, if there are any."""
+    if not rows:
+        return []
+    names = list(dict.fromkeys(row["recording"] for row in rows))
+    lines = [
+        "",
+        f"Recorded trainings of random plans in random order, {rows[0]['studies']} studies of "
+        f"{rows[0]['trials']} trials each: epochs saved / studies whose best trial was pruned / "
+        "accuracy lost by that.",
+        "",
+        f"| pruner | {' | '.join(names)} |",
+        "|---" * (1 + len(names)) + "|",
+    ]
+    for pruner in list(PRUNERS)[1:]:
+        cells = [
+            f"{row['epochs_saved']:.0%} / {row['best_pruned']:.0%} / {row['lost']:.3f}"
+            for row in rows
+            if row["pruner"] == pruner
+        ]
+        lines.append(f"| {pruner} | {' | '.join(cells)} |")
+    return lines
+
+
+def _mean_and_deviation(values: Sequence[float]) -> str:
+    """Return mean and standard deviation over the searches."""
+    spread = stdev(values) if len(values) > 1 else 0.0
+    return f"{fmean(values):.3f} ± {spread:.3f}"
+
+
+def load_results(path: Path, frame: dict[str, Any]) -> dict[str, Any]:
+    """Read the results of a study that was begun, or begin one.
+
+    Args:
+        path: The JSON file.
+        frame: What must be the same for the study to go on.
+
+    Raises:
+        ValueError: If the file's study was made otherwise.
+    """
+    frame = json.loads(json.dumps(frame))
+    if not path.is_file():
+        return {**frame, "versions": library_versions(), "searches": []}
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    changed = [key for key, value in frame.items() if stored.get(key) != value]
+    if changed:
+        raise ValueError(
+            f"{path.name} was made with another {', '.join(changed)}: give the same options to go "
+            "on with it, or another `--out`."
+        )
+    return stored
+
+
+def write_results(path: Path, result: dict[str, Any]) -> None:
+    """Write the JSON file, whole or not at all, and the Markdown beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".json.tmp")
+    draft.write_text(json.dumps(result) + "\n", encoding="utf-8")
+    draft.replace(path)
+    path.with_suffix(".md").write_text(markdown(result) + "\n", encoding="utf-8")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Search with all pruners, seed by seed, until all is done or the time is up."""
+    path = options.out / "pruner_study.json"
+    setting = Setting(
+        target="",
+        network="small_resnet",
+        max_train=options.max_train,
+        epochs=options.epochs,
+        refit_seeds=options.refit_seeds,
+    )
+    frame = {
+        "command": f"python benchmarks/pruner_study.py --data DIR --targets "
+        f"{' '.join(options.targets)} --trials {options.trials} --epochs {options.epochs} "
+        f"--max-train {options.max_train} --refit-seeds {options.refit_seeds}",
+        "setting": asdict(setting),
+        "trials": options.trials,
+    }
+    result = load_results(path, frame)
+    if options.recordings:
+        result["recordings"] = replay_recordings(
+            RECORDINGS, options.studies, options.studied_trials
+        )
+        write_results(path, result)
+        return
+    done = {(_round(search), search["pruner"]) for search in result["searches"]}
+    end = time.monotonic() + 60 * options.minutes
+    problems: dict[str, Problem] = {}
+    for seed, sampler, target, pruner in product(
+        range(options.seeds), SAMPLERS, options.targets, PRUNERS
+    ):
+        if ((sampler, target, seed), pruner) in done:
+            continue
+        if time.monotonic() > end:
+            print("The time is up: the same command goes on.", flush=True)
+            return
+        if target not in problems:
+            problems[target] = load_problem(options.data, replace(setting, target=target))
+        search = run_search(problems[target], sampler, seed, pruner, options.trials)
+        result["searches"].append(search)
+        write_results(path, result)
+        print(
+            f"{target:10} {sampler:12} seed {seed}  {pruner:20} {search['pruned']:3} pruned, "
+            f"{search['epochs']:4} epochs, {search['seconds']:6.1f} s, validation "
+            f"{search['validation']:.3f}, test {fmean(search['test']):.3f}",
+            flush=True,
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the study, or print its table.
+
+    Args:
+        arguments: The command line; None for that of the process.
+    """
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--data", type=Path, help="directory of the target sets")
+    add("--targets", nargs="+", choices=TARGETS, default=["flowers5", "isic8"])
+    add("--trials", type=int, default=24, help="trials a search (default: 24)")
+    add(
+        "--seeds",
+        type=int,
+        default=5,
+        help="searches with each pruner, target and sampler (default: 5)",
+    )
+    add("--epochs", type=int, default=8, help="most epochs of a training (default: 8)")
+    add("--max-train", type=int, default=200, help="most training images (default: 200)")
+    add("--refit-seeds", type=int, default=3, help="fresh seeds of the test (default: 3)")
+    add("--minutes", type=float, default=float("inf"), help="begin no search after this time")
+    add("--out", type=Path, default=RESULTS, help="directory of the results")
+    add("--recordings", action="store_true", help="only replay the recorded trainings")
+    add("--studies", type=int, default=100, help="replays of each recording (default: 100)")
+    add("--studied-trials", type=int, default=60, help="trials of such a replay (default: 60)")
+    add("--table", action="store_true", help="only print the table")
+    options = parser.parse_args(arguments)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # WilcoxonPruner is experimental, and warns of trials that stopped at other epochs.
+    warnings.filterwarnings("ignore", category=UserWarning, module="optuna")
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    if options.table:
+        path = options.out / "pruner_study.json"
+        print(markdown(json.loads(path.read_text(encoding="utf-8"))))
+        return
+    if options.data is None and not options.recordings:
+        parser.error("--data is required")
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    try:
+        run(options)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
