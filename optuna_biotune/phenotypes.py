@@ -114,7 +114,9 @@ def features(
         Shape [n, features].
     """
     expressed = selection(genes, layout)
-    kept = [index for index in range(layout.n_genes) if index != layout.threshold]
+    # Without importances a threshold is a gene like any other.
+    silent = layout.threshold if layout.importance else None
+    kept = [index for index in range(layout.n_genes) if index != silent]
     columns = [np.where(expressed, 2.0 * genes - 1.0, 0.0)[:, kept]]
     if layout.threshold is not None:
         columns.append(expressed[:, list(layout.importance)].astype(np.float64))

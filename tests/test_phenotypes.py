@@ -116,6 +116,12 @@ def test_without_a_threshold_all_genes_are_ordinary() -> None:
     assert len(mutated(np.random.default_rng(0), mates, 5, (), layout)) == 5
 
 
+def test_a_threshold_without_importances_is_an_ordinary_gene() -> None:
+    none = np.zeros((2, 0), dtype=np.int64)
+    places = features(np.asarray([[0.0], [1.0]]), none, (), GeneLayout(1, (), 0))
+    np.testing.assert_array_equal(places, [[-1.0], [1.0]])
+
+
 def test_operators_leave_their_arguments_alone() -> None:
     parents = group(3)
     copies = parents.genes.copy(), parents.choices.copy()

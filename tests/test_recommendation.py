@@ -92,6 +92,16 @@ def test_the_study_is_not_changed() -> None:
     assert [(t.params, t.system_attrs, t.user_attrs) for t in study.trials] == before
 
 
+def test_a_study_of_two_networks_has_a_recommended_trial() -> None:
+    study = noisy_study(0, 0.01, 6)
+    study.optimize(_of_two, n_trials=6)
+    assert best_trial(study) in study.trials
+
+
+def _of_two(trial: optuna.Trial) -> float:
+    return 0.1 * len(suggest_plan(trial, ("x", "y")).trainable)
+
+
 def test_few_trials_recommend_the_best_value() -> None:
     study = noisy_study(0, 0.01, 2)
     assert best_trial(study).number == study.best_trial.number
