@@ -112,7 +112,8 @@ def tune(
         ),
     ] = None,
     epochs: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Most epochs that a trial trains for.")
+        int,
+        typer.Option(min=1, metavar="N", help="Most epochs that a trial trains for."),
     ] = 30,
     seeds: Annotated[
         int,

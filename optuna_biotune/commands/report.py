@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import TrialState
 from plotly.offline import get_plotlyjs
 
+from optuna_biotune import __version__, visualization
 from optuna_biotune.commands.errors import CommandError
 from optuna_biotune.commands.outcome import METRICS, PlanResult
 from optuna_biotune.commands.progress import shown_duration
@@ -18,12 +19,12 @@ from optuna_biotune.commands.study import SETTINGS_KEY, best_complete_trial
 from optuna_biotune.genotype import FineTuningPlan
 
 _PLOTS = {
-    "plot_best_plan": "The best plan: which blocks are frozen, and how fast the others train.",
-    "plot_evolution": "How the search went, generation by generation.",
-    "plot_plans": "What each trial froze, and how fast it trained the rest.",
-    "plot_block_effect": "What freezing a block, or training it at another rate, comes to.",
-    "plot_accuracy_cost": "What accuracy costs.",
-    "plot_lineage": "Which trials the best plan descends from.",
+    visualization.plot_best_plan: "The best plan: which blocks are frozen, and how fast the others train.",
+    visualization.plot_evolution: "How the search went, generation by generation.",
+    visualization.plot_plans: "What each trial froze, and how fast it trained the rest.",
+    visualization.plot_block_effect: "What freezing a block, or training it at another rate, comes to.",
+    visualization.plot_accuracy_cost: "What accuracy costs.",
+    visualization.plot_lineage: "Which trials the best plan descends from.",
 }
 
 _PAGE = Template(
@@ -74,9 +75,6 @@ def write_report(
     Raises:
         CommandError: If the study has no complete trial of a plan.
     """
-    # Not at the top: only reports need the plots.
-    from optuna_biotune import __version__
-
     _check(study)
     page = _PAGE.substitute(
         title=escape(f"Fine-tuning plans of {study.study_name}"),
@@ -134,19 +132,16 @@ def _table(results: Sequence[PlanResult], n_images: int) -> str:
     return (
         f"<h2>On {n_images} test images</h2>\n<table>\n<tr><th>Plan</th>{head}"
         f"<th>Parameters</th></tr>\n{chr(10).join(rows)}\n</table>\n"
-        "<p>Mean ± standard deviation of networks trained with different seeds; parameters that the plan trains.</p>"
+        "<p>Mean ± standard deviation of networks trained with different seeds; parameters that "
+        "the plan trains.</p>"
     )
 
 
 def _plots(study: optuna.Study) -> list[str]:
     """Draw the study."""
-    try:
-        from optuna_biotune import visualization
-    except ImportError:
-        return []
     plots = []
-    for name, heading in _PLOTS.items():
-        figure = getattr(visualization, name)(study)
+    for plot, heading in _PLOTS.items():
+        figure = plot(study)
         drawn = figure.to_html(full_html=False, include_plotlyjs=False)
         plots.append(f"<h2>{escape(heading)}</h2>\n{drawn}")
     return plots
