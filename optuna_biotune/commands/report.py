@@ -19,10 +19,10 @@ from optuna_biotune.commands.study import SETTINGS_KEY, best_complete_trial
 from optuna_biotune.genotype import FineTuningPlan
 
 _PLOTS = {
-    visualization.plot_best_plan: "The best plan: which blocks are frozen, and how fast the others train.",
+    visualization.plot_best_plan: "How fast each block trains in the best plan.",
     visualization.plot_evolution: "How the search went, generation by generation.",
     visualization.plot_plans: "What each trial froze, and how fast it trained the rest.",
-    visualization.plot_block_effect: "What freezing a block, or training it at another rate, comes to.",
+    visualization.plot_block_effect: "What a block's learning rate does to the result.",
     visualization.plot_accuracy_cost: "What accuracy costs.",
     visualization.plot_lineage: "Which trials the best plan descends from.",
 }
@@ -42,6 +42,7 @@ table { border-collapse: collapse; }
 th, td { padding: 0.3rem 0.9rem 0.3rem 0; text-align: left; border-bottom: 1px solid #ddd; }
 td + td, th + th { text-align: right; }
 tr.best { font-weight: 600; }
+p.plot { margin: 3rem 0 0; }
 footer { margin-top: 3rem; color: #666; font-size: 0.85rem; }
 </style>
 <script>$plotly</script>
@@ -141,7 +142,11 @@ def _plots(study: optuna.Study) -> list[str]:
     """Draw the study."""
     plots = []
     for plot, heading in _PLOTS.items():
-        figure = plot(study)
+        try:
+            figure = plot(study)
+        except ValueError as error:  # The study lacks what this plot shows.
+            plots.append(f"<p class='plot'>{escape(heading)} Left out: {escape(str(error))}</p>")
+            continue
         drawn = figure.to_html(full_html=False, include_plotlyjs=False)
-        plots.append(f"<h2>{escape(heading)}</h2>\n{drawn}")
+        plots.append(f"<p class='plot'>{escape(heading)}</p>\n{drawn}")
     return plots

@@ -86,11 +86,11 @@ def tune(options: TuneOptions, console: Console) -> None:
         KeyboardInterrupt: If the user stops it; the same call goes on from there.
     """
     log_to(console)
-    storage = make_storage(options.storage)
     folders = read_image_folders(options.data)
     name = NetworkName.parse(options.network)
     preprocessing = preprocessing_of(name, options.image_size)
     _check_memory(folders, preprocessing)
+    storage = make_storage(options.storage)
     _print(console, _described(folders))
     network = PretrainedNetwork(name, _weights(options, name), len(folders.classes))
     options.output.mkdir(parents=True, exist_ok=True)

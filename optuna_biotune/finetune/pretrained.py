@@ -159,8 +159,8 @@ def download_weights(name: NetworkName) -> dict[str, Tensor]:
     try:
         with _impatient_connections():
             if name.library == "timm":
-                _avoid_waiting_for_the_hub()
-                source: nn.Module = _timm().create_model(name.name, pretrained=True)
+                with _impatient_hub():
+                    source: nn.Module = _timm().create_model(name.name, pretrained=True)
                 return source.state_dict()
             weights = models.get_model_weights(name.name).DEFAULT
             state: dict[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
@@ -184,17 +184,32 @@ def _impatient_connections() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _avoid_waiting_for_the_hub() -> None:
+@contextmanager
+def _impatient_hub() -> Iterator[None]:
     """Let the hub's client look into its cache at once if the server does not answer.
 
-    It would try again for minutes first. It reads this variable when it is imported.
+    It would try again for minutes first.
     """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    if not _answers(os.environ.get("HF_ENDPOINT", _HUB)):
+        constants.HF_HUB_OFFLINE = True
     try:
-        urlopen(os.environ.get("HF_ENDPOINT", _HUB)).close()
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _answers(url: str) -> bool:
+    """Tell whether a server answers, whatever it says."""
+    try:
+        urlopen(url).close()
     except HTTPError:
-        return
+        return True
     except OSError:
-        os.environ["HF_HUB_OFFLINE"] = "1"
+        return False
+    return True
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
