@@ -9,13 +9,12 @@ import optuna
 from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
-from torch import nn
 
 from optuna_biotune.commands.errors import CommandError
 from optuna_biotune.commands.outcome import PlanResult
 from optuna_biotune.commands.progress import SearchProgress
 from optuna_biotune.commands.study import FINISHED, best_complete_trial, n_finished, trial_of
-from optuna_biotune.finetune.objective import FineTuningObjective
+from optuna_biotune.finetune.objective import FineTuningObjective, RefitResult
 from optuna_biotune.finetune.partition import BlockPartition
 from optuna_biotune.genotype import FineTuningPlan
 
@@ -95,7 +94,7 @@ def compare(
     blocks: BlockPartition,
     test: Any,
     console: Console,
-) -> tuple[list[PlanResult], nn.Module]:
+) -> tuple[list[PlanResult], RefitResult]:
     """Train the usual plans and the best one on all training images, and measure them.
 
     Each plan that has a complete trial is trained for as many epochs as were best in it.
@@ -108,7 +107,7 @@ def compare(
         console: Where to show the progress.
 
     Returns:
-        The results, the best plan's at the end, and the network that the best plan trained.
+        The results, the best plan's at the end, and the best plan's training itself.
 
     Raises:
         CommandError: If no trial is complete.
@@ -138,7 +137,7 @@ def compare(
                 blocks.trainable_parameters(refitted.plan),
             )
         )
-    return results, refitted.model
+    return results, refitted
 
 
 def _complete_trial_or_plan(

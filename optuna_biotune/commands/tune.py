@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 from rich.console import Console
 
 from optuna_biotune.commands.errors import CommandError
@@ -23,13 +22,12 @@ from optuna_biotune.finetune.classifier import save_weights
 from optuna_biotune.finetune.device import available_memory
 from optuna_biotune.finetune.image_folder import ImageFolders, image_transform, read_image_folders
 from optuna_biotune.finetune.objective import FineTuningObjective
-from optuna_biotune.finetune.partition import BlockPartition, partition_blocks
+from optuna_biotune.finetune.partition import BlockPartition
 from optuna_biotune.finetune.pretrained import (
     NetworkName,
     PretrainedNetwork,
-    download_weights,
     preprocessing_of,
-    read_weights,
+    pretrained_weights,
 )
 from optuna_biotune.recipe import Preprocessing, Recipe
 from optuna_biotune.storage import make_storage
@@ -92,7 +90,9 @@ def tune(options: TuneOptions, console: Console) -> None:
     _check_memory(folders, preprocessing)
     storage = make_storage(options.storage)
     _print(console, _described(folders))
-    network = PretrainedNetwork(name, _weights(options, name), len(folders.classes))
+    network = PretrainedNetwork(
+        name, pretrained_weights(name, options.weights), len(folders.classes)
+    )
     options.output.mkdir(parents=True, exist_ok=True)
     with console.status("Reading the images"):
         objective = _objective(options, folders, network, preprocessing)
@@ -110,10 +110,10 @@ def tune(options: TuneOptions, console: Console) -> None:
     except KeyboardInterrupt:
         _say_how_far(console, study, options.trials)
         raise
-    blocks = partition_blocks(network.build(), example_input=torch.zeros(2, 3, *preprocessing.crop))
-    results, model = compare(study, objective, blocks, folders.test, console)
+    blocks = network.partition(preprocessing.crop)
+    results, best = compare(study, objective, blocks, folders.test, console)
     recipe = _recipe(options, results[-1], blocks, folders, preprocessing)
-    save_weights(model, options.output / WEIGHTS_FILE)
+    save_weights(best.model, options.output / WEIGHTS_FILE)
     (options.output / RECIPE_FILE).write_text(recipe.to_json() + "\n", encoding="utf-8")
     write_report(study, options.output / REPORT_FILE, results, len(folders.test))
     show_results(console, results, len(folders.test))
@@ -129,13 +129,6 @@ def _print(console: Console, text: str) -> None:
 def _say_how_far(console: Console, study: optuna.Study, n_trials: int) -> None:
     """Say how many trials a study has."""
     _print(console, f"Study {study.study_name}: {n_finished(study)} of {n_trials} trials done")
-
-
-def _weights(options: TuneOptions, name: NetworkName) -> dict[str, torch.Tensor]:
-    """Return the pre-trained weights, from a file or from the library."""
-    if options.weights is not None:
-        return read_weights(options.weights)
-    return download_weights(name)
 
 
 def _recipe(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from optuna_biotune.finetune.partition import BlockPartition, partition_blocks
 from optuna_biotune.recipe import Preprocessing
 
 _CONNECTION_TIMEOUT = 10.0  # seconds without an answer
@@ -150,7 +151,18 @@ def _timm_preprocessing(name: str, image_size: int | None) -> Preprocessing:
     )
 
 
-def download_weights(name: NetworkName) -> dict[str, Tensor]:
+def pretrained_weights(name: NetworkName, file: Path | None) -> dict[str, Tensor]:
+    """Return pre-trained weights, from a file or, if there is none, from the network's library.
+
+    Raises:
+        ConnectionError: If they cannot be downloaded.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file holds no ``state_dict``.
+    """
+    return _download_weights(name) if file is None else read_weights(file)
+
+
+def _download_weights(name: NetworkName) -> dict[str, Tensor]:
     """Return a network's default pre-trained weights, from the library's cache or its server.
 
     Raises:
@@ -267,6 +279,14 @@ class PretrainedNetwork:
         model = build_network(self.name, self._n_classes)
         model.load_state_dict(self._body, strict=False)
         return model
+
+    def partition(self, size: tuple[int, int]) -> BlockPartition:
+        """Return the blocks of a new network.
+
+        Args:
+            size: Height and width of its input, in pixels.
+        """
+        return partition_blocks(self.build(), example_input=torch.zeros(2, 3, *size))
 
 
 def _shapes(model: nn.Module) -> dict[str, torch.Size]:
