@@ -94,8 +94,7 @@ def tune(options: TuneOptions, console: Console) -> None:
         name, pretrained_weights(name, options.weights), len(folders.classes)
     )
     options.output.mkdir(parents=True, exist_ok=True)
-    with console.status("Reading the images"):
-        objective = _objective(options, folders, network, preprocessing)
+    objective = _objective(options, folders, network, preprocessing)
     progress = SearchProgress(console, options.trials, options.epochs)
     study = open_study(
         storage,
