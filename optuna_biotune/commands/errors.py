@@ -40,6 +40,8 @@ def explained(error: Exception) -> str | None:
         return f"{translate(str(error))} Give a smaller --lr."
     if isinstance(error, CommandError):
         return str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}."
     if isinstance(error, _EXPECTED):
         return translate(str(error) or kind)
     return None

@@ -40,8 +40,10 @@ class PlanResult:
     @property
     def shown_parameters(self) -> str:
         """Write how many parameters it trains."""
-        millions = self.trained_parameters / 1e6
-        return f"{millions:.1f} M" if millions >= 1 else f"{millions * 1e3:.1f} k"
+        number = self.trained_parameters
+        if number >= 1_000_000:
+            return f"{number / 1e6:.1f} M"
+        return f"{number / 1e3:.0f} k" if number >= 10_000 else f"{number:,}"
 
 
 def show_results(console: Console, results: Sequence[PlanResult], n_images: int) -> None:

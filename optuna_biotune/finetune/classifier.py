@@ -24,11 +24,17 @@ def save_weights(model: nn.Module, path: Path) -> None:
     Args:
         model: The network. It is moved to the CPU.
         path: The file; one of this name is replaced.
+
+    Raises:
+        OSError: If it cannot be written.
     """
     partial = path.with_name(f"{path.name}.partial")
     partial.touch()
     mode = partial.stat().st_mode  # safetensors would let nobody else read it
-    save_model(model.cpu(), str(partial))
+    try:
+        save_model(model.cpu(), str(partial))
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written ({error}): is the disk full?") from error
     partial.chmod(mode)
     partial.replace(path)
 

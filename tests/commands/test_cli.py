@@ -177,6 +177,7 @@ def test_the_version_is_shown(run_here: Run) -> None:
         ("export recipe.json --to keras", 1, "--to must be one of torch, timm, lightning"),
         ("export recipe.json --to timm", 1, "--to can be 'timm' only for networks of timm"),
         ("predict x.png --model .", 1, "There is no file model.safetensors"),
+        ("tune shades {weights} --output recipe.json", 1, "recipe.json: File exists."),
         ("report --storage none.db", 1, "There is no file none.db"),
         ("report --storage sqlite:///none.db", 1, "give the --storage of the search"),
     ],

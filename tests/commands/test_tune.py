@@ -30,7 +30,7 @@ def test_it_ends_with_a_table_a_recipe_weights_and_a_report(tuned: Tuned) -> Non
     assert "3 classes; images: 19 to train and validate, 5 to test" in printed
     assert "Study shades-resnet18: 0 of 4 trials done" in printed
     assert re.search(r"^On 5 test images +Accuracy +Balanced accuracy", printed, re.MULTILINE)
-    row = r"^{} +\d\.\d{{3}} ± \d\.\d{{3}} +\d\.\d{{3}} ± \d\.\d{{3}} +[\d.]+ [kM]$"
+    row = r"^{} +\d\.\d{{3}} ± \d\.\d{{3}} +\d\.\d{{3}} ± \d\.\d{{3}} +[\d.,]+( [kM])?$"
     for title in ("Linear probe", "Full fine-tuning"):
         assert re.search(row.format(f"{title}(, the best)?"), printed, re.MULTILINE), printed
     assert len(re.findall(row.format(".+"), printed, re.MULTILINE)) in (2, 3)

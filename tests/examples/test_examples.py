@@ -66,6 +66,49 @@ def test_own_training_loop_searches_with_both_samplers(tmp_path: Path) -> None:
     assert len(re.findall("frozen|learning rate", finished.stdout)) == 2 * 4
 
 
+@pytest.mark.parametrize("name", ["timm_training_loop.py", "more_parameters.py"])
+def test_loops_of_other_kinds_find_a_plan(name: str, tmp_path: Path) -> None:
+    finished = run_example(name, "--trials", "4", directory=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    accuracy = re.search(r"^Best accuracy (\d\.\d{3})", finished.stdout, re.MULTILINE)
+    assert accuracy is not None and float(accuracy[1]) > 0.7
+    if name == "more_parameters.py":
+        assert re.search(r"^weight decay [\d.e-]+, batch size \d0$", finished.stdout, re.MULTILINE)
+
+
+def test_lightning_reports_every_epoch_so_that_trials_can_be_pruned(tmp_path: Path) -> None:
+    pytest.importorskip("lightning")
+    finished = run_example("lightning_pruning.py", "--trials", "13", directory=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    line = re.search(
+        r"^Best accuracy (0\.\d{3}|1\.000); ([1-9]) of 13 trials were pruned\.$",
+        finished.stdout,
+        re.MULTILINE,
+    )
+    assert line is not None, finished.stdout
+
+
+def test_a_study_that_tpe_began_is_joined(tmp_path: Path) -> None:
+    finished = run_example("join_tpe_study.py", "--trials", "11", directory=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert "after 11 trials" in finished.stdout and "after 22 trials" in finished.stdout
+    trials = optuna.load_study(
+        study_name="digits", storage=f"sqlite:///{tmp_path / 'joined.db'}"
+    ).trials
+    generations = [trial.user_attrs.get("generation") for trial in trials]
+    tags = [trial.system_attrs.get("biotune") for trial in trials]
+    assert generations == [None] * 22 and tags[:11] == [None] * 11
+    # TPE's trials are the whole first generation: all that comes after them is bred from them.
+    assert {tag["generation"] for tag in tags[11:] if tag is not None} == {1}
+
+
+def test_every_example_is_in_the_gallery() -> None:
+    gallery = (EXAMPLES / "README.md").read_text()
+    linked = set(re.findall(r"\]\(([\w/]+\.py)\)", gallery))
+    found = {str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.py")}
+    assert linked == found - {"distributed/digits.py"}  # the task of the others
+
+
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
     """Return a folder with twelve small images in each of two classes, dark and bright."""
