@@ -222,8 +222,11 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         _exit("stopped.", _STOPPED)
     except _UsageError as error:
+        problem = error.format_message().rstrip(".")
+        if not problem:  # Without any argument the help is shown already.
+            sys.exit(2)
         command = error.ctx.command_path if error.ctx else PROGRAM
-        _exit(f"{error.format_message().rstrip('.')}: see {command} --help.", 2)
+        _exit(f"{problem}: see {command} --help.", 2)
     except Exception as error:
         from optuna_biotune.commands.errors import explained
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import types
@@ -146,6 +147,18 @@ def test_commands_that_do_not_train_load_no_torch(tuned: Tuned, command: str) ->
     assert finished.stdout.splitlines()[-1] == "False", finished.stderr
 
 
+def test_without_arguments_the_help_is_shown(run_here: Run) -> None:
+    status, printed, errors = run_here()
+    assert (status, errors) == (2, "")
+    assert "predict" in printed
+
+
+def test_a_polite_kill_is_an_interrupt(run_here: Run) -> None:
+    run_here("--version")
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+
+
 def test_the_version_is_shown(run_here: Run) -> None:
     assert run_here("--version") == (0, f"optuna-biotune {optuna_biotune.__version__}\n", "")
 
@@ -153,7 +166,6 @@ def test_the_version_is_shown(run_here: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        ("", 2, None),
         ("tune", 2, "Missing argument 'DATA_DIR': see optuna-biotune tune --help."),
         ("tune shades --epochs 0", 2, "--epochs"),
         ("tune shades --bogus", 2, "No such option: --bogus"),
@@ -185,7 +197,7 @@ def test_the_version_is_shown(run_here: Run) -> None:
 def test_an_error_is_one_line_that_says_what_to_do(
     arguments: str,
     status: int,
-    message: str | None,
+    message: str,
     shared_place: Place,
     run_here: Run,
     monkeypatch: pytest.MonkeyPatch,
@@ -194,10 +206,9 @@ def test_an_error_is_one_line_that_says_what_to_do(
     weights = "--network resnet18 --weights resnet18.pth --image-size 32 --trials 1"
     found, _, errors = run_here(*arguments.format(weights=weights).split())
     assert found == status
-    if message is not None:
-        assert message in errors
-        assert errors.startswith("optuna-biotune: ")
-        assert len(errors.splitlines()) == 1, errors
+    assert message in errors
+    assert errors.startswith("optuna-biotune: ")
+    assert len(errors.splitlines()) == 1, errors
 
 
 def test_an_error_of_the_program_itself_keeps_its_traceback() -> None:
