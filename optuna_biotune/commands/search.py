@@ -17,6 +17,7 @@ from optuna_biotune.commands.study import FINISHED, best_complete_trial, n_finis
 from optuna_biotune.finetune.objective import FineTuningObjective, RefitResult
 from optuna_biotune.finetune.partition import BlockPartition
 from optuna_biotune.genotype import FineTuningPlan
+from optuna_biotune.recommendation import best_trial
 
 _MOST_FAILURES_IN_A_ROW = 3
 
@@ -97,6 +98,7 @@ def compare(
 ) -> tuple[list[PlanResult], RefitResult]:
     """Train the usual plans and the best one on all training images, and measure them.
 
+    The best one is that of :func:`optuna_biotune.best_trial`, by all that the trials say.
     Each plan that has a complete trial is trained for as many epochs as were best in it.
 
     Args:
@@ -112,11 +114,11 @@ def compare(
     Raises:
         CommandError: If no trial is complete.
     """
-    best = best_complete_trial(study)
-    if best is None:
+    if best_complete_trial(study) is None:
         raise CommandError(
             f"No trial of the study {study.study_name} is complete: give more --trials."
         )
+    best = best_trial(study)
     usual = usual_plans(blocks.names)
     trials: dict[str, FrozenTrial | FineTuningPlan] = {
         title: _complete_trial_or_plan(study, plan) for title, plan in usual.items()

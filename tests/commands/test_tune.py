@@ -16,7 +16,7 @@ import torch
 from optuna.trial import TrialState
 from safetensors.torch import load_file
 
-from optuna_biotune import FineTuningPlan, Recipe
+from optuna_biotune import FineTuningPlan, Recipe, best_plan, best_trial
 from optuna_biotune.commands.errors import CommandError
 from optuna_biotune.commands.search import search
 from tests.commands.conftest import Place, Run, Tuned, command, environment
@@ -51,7 +51,7 @@ def test_the_search_begins_with_the_usual_plans_trained_like_any_trial(tuned: Tu
 
 def test_the_recipe_is_that_of_the_best_trial(tuned: Tuned) -> None:
     recipe = Recipe.from_json((tuned.output / "recipe.json").read_text())
-    best = tuned.place.study().best_trial
+    best = best_trial(tuned.place.study())
     assert recipe.plan == FineTuningPlan.from_trial(best)
     assert (recipe.network, recipe.lr, recipe.epochs) == ("resnet18", 1e-3, 1)
     assert recipe.classes == ("bright", "dark", "grey")
@@ -150,7 +150,7 @@ def test_two_workers_share_the_trials(place: Place) -> None:
     enqueued = [trial.number for trial in trials if "fixed_params" in trial.system_attrs]
     assert enqueued == [0, 1]
     recipes = {(place.directory / f"out{n}" / "recipe.json").read_text() for n in range(2)}
-    best = FineTuningPlan.from_trial(place.study().best_trial)
+    best = best_plan(place.study())
     assert best in {Recipe.from_json(text).plan for text in recipes}
 
 
