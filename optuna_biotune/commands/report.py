@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import optuna
 from optuna.trial import TrialState
@@ -18,7 +19,7 @@ from optuna_biotune.commands.progress import shown_duration
 from optuna_biotune.commands.study import SETTINGS_KEY, best_complete_trial
 from optuna_biotune.genotype import FineTuningPlan
 
-_PLOTS = {
+_PLOTS: dict[Callable[..., Any], str] = {
     visualization.plot_best_plan: "How fast each block trains in the best plan.",
     visualization.plot_evolution: "How the search went, generation by generation.",
     visualization.plot_plans: "What each trial froze, and how fast it trained the rest.",
