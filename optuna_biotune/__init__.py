@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from optuna_biotune.finetune.objective import FineTuningObjective, RefitResult
     from optuna_biotune.finetune.partition import BlockPartition, partition_blocks
     from optuna_biotune.genotype import FineTuningPlan, suggest_plan
+    from optuna_biotune.recipe import Recipe
     from optuna_biotune.recommendation import best_plan, best_trial
     from optuna_biotune.sampler import BioTuneSampler
     from optuna_biotune.stopping import StopOnPlateau
@@ -25,6 +26,7 @@ __all__ = [
     "BlockPartition",
     "FineTuningObjective",
     "FineTuningPlan",
+    "Recipe",
     "RefitResult",
     "StopOnPlateau",
     "best_plan",
@@ -41,6 +43,7 @@ _MODULE_OF = {
     "BlockPartition": "finetune.partition",
     "FineTuningObjective": "finetune.objective",
     "FineTuningPlan": "genotype",
+    "Recipe": "recipe",
     "RefitResult": "finetune.objective",
     "StopOnPlateau": "stopping",
     "best_plan": "recommendation",

@@ -56,6 +56,33 @@ def test_the_first_two_shell_blocks_install_and_run() -> None:
     assert 'pip install ".[test]"' in blocks[1] and "python -m pytest" in blocks[1]
 
 
+def test_the_command_line_runs_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)[2]
+    write_images(tmp_path / "flowers", n_classes=2, n_images=6)
+    (tmp_path / "flowers" / "class_0").joinpath("0.png").rename(tmp_path / "0.jpg")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "0.jpg").rename(tmp_path / "new" / "0.jpg")
+    save_random_weights(tmp_path / "torch")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    shorter = {
+        "resnet50": "resnet18",
+        "--trials 60": "--trials 1 --epochs 1 --seeds 1 --image-size 32",
+        "optuna-biotune ": f"{sys.executable} -m optuna_biotune ",
+    }
+    for text, replacement in shorter.items():
+        assert text in block
+        block = block.replace(text, replacement)
+    result = subprocess.run(
+        ["sh", "-ec", block], cwd=tmp_path, capture_output=True, text=True, timeout=240
+    )
+    assert result.returncode == 0, result.stderr
+    assert "new/0.jpg\tclass_" in result.stdout
+    assert "class FineTuningPlan(Callback):" in result.stdout
+    assert {path.name for path in (tmp_path / "biotune").iterdir()} == {
+        *("model.safetensors", "recipe.json", "report.html")
+    }
+
+
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
 def test_snippet_runs(snippet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(tmp_path / "data" / "train", n_classes=2, n_images=10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from optuna.pruners import NopPruner, ThresholdPruner
 from PIL import Image
 from torchvision import models
 
@@ -66,6 +68,52 @@ def test_own_training_loop_searches_with_both_samplers(tmp_path: Path) -> None:
     assert list(found) == ["BioTune", "TPE"]
     assert all(float(value) > 0.7 for value in found.values()), finished.stdout
     assert len(re.findall("frozen|learning rate", finished.stdout)) == 2 * 4
+
+
+@pytest.mark.parametrize("name", ["timm_training_loop.py", "more_parameters.py"])
+def test_loops_of_other_kinds_find_a_plan(name: str, tmp_path: Path) -> None:
+    finished = run_example(name, "--trials", "4", directory=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    accuracy = re.search(r"^Best accuracy (\d\.\d{3})", finished.stdout, re.MULTILINE)
+    assert accuracy is not None and float(accuracy[1]) > 0.7
+    if name == "more_parameters.py":
+        assert re.search(r"^weight decay [\d.e-]+, batch size \d0$", finished.stdout, re.MULTILINE)
+
+
+def test_lightning_reports_every_epoch_so_that_trials_can_be_pruned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("lightning")
+    monkeypatch.syspath_prepend(EXAMPLES)
+    example = runpy.run_path(str(EXAMPLES / "lightning_pruning.py"))
+    study = optuna.create_study(direction="maximize", pruner=NopPruner())
+    study.optimize(example["objective"], n_trials=1)
+    assert list(study.trials[0].intermediate_values) == list(range(example["EPOCHS"]))
+    assert study.best_value > 0.7
+    study.pruner = ThresholdPruner(lower=2.0)
+    study.optimize(example["objective"], n_trials=1)
+    assert study.trials[1].state == optuna.trial.TrialState.PRUNED
+
+
+def test_a_study_that_tpe_began_is_joined(tmp_path: Path) -> None:
+    finished = run_example("join_tpe_study.py", "--trials", "11", directory=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert "after 11 trials" in finished.stdout and "after 22 trials" in finished.stdout
+    trials = optuna.load_study(
+        study_name="digits", storage=f"sqlite:///{tmp_path / 'joined.db'}"
+    ).trials
+    generations = [trial.user_attrs.get("generation") for trial in trials]
+    tags = [trial.system_attrs.get("biotune") for trial in trials]
+    assert generations == [None] * 22 and tags[:11] == [None] * 11
+    # TPE's trials are the whole first generation: all that comes after them is bred from them.
+    assert {tag["generation"] for tag in tags[11:] if tag is not None} == {1}
+
+
+def test_every_example_is_in_the_gallery() -> None:
+    gallery = (EXAMPLES / "README.md").read_text()
+    linked = set(re.findall(r"\]\(([\w/]+\.py)\)", gallery))
+    found = {str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.py")}
+    assert linked == found - {"distributed/digits.py"}  # the task of the others
 
 
 @pytest.fixture

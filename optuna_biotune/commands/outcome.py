@@ -1,0 +1,85 @@
+"""What a search came to: test metrics of the best plan and of the usual ones, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from optuna_biotune.genotype import FineTuningPlan
+from optuna_biotune.recipe import Recipe
+
+METRICS = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy"}
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """A plan that was trained on all training images and measured on the test images.
+
+    Attributes:
+        title: What to call the plan.
+        plan: The plan.
+        metrics: Metric name to mean and standard deviation over the networks.
+        epochs: Number of epochs that it trained for.
+        trained_parameters: How many numbers it trains.
+    """
+
+    title: str
+    plan: FineTuningPlan
+    metrics: Mapping[str, tuple[float, float]]
+    epochs: int
+    trained_parameters: int
+
+    def shown(self, metric: str) -> str:
+        """Write the mean and standard deviation of a metric."""
+        mean, deviation = self.metrics[metric]
+        return f"{mean:.3f} ± {deviation:.3f}"
+
+    @property
+    def shown_parameters(self) -> str:
+        """Write how many parameters it trains."""
+        number = self.trained_parameters
+        if number >= 1_000_000:
+            return f"{number / 1e6:.1f} M"
+        return f"{number / 1e3:.0f} k" if number >= 10_000 else f"{number:,}"
+
+
+def show_results(console: Console, results: Sequence[PlanResult], n_images: int) -> None:
+    """Print a table of plans; the last one is the best of the search.
+
+    Args:
+        console: Where to print.
+        results: The plans.
+        n_images: Number of test images.
+    """
+    table = Table(box=None, pad_edge=False)
+    table.add_column(f"On {n_images} test images", no_wrap=True)
+    for heading in (*METRICS.values(), "Parameters"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        table.add_row(
+            result.title,
+            *(result.shown(metric) for metric in METRICS),
+            result.shown_parameters,
+            style="bold" if result is results[-1] else None,
+        )
+    console.print(table)
+
+
+def show_plan(console: Console, recipe: Recipe) -> None:
+    """Print the learning rate of each block.
+
+    Args:
+        console: Where to print.
+        recipe: The recipe of the plan.
+    """
+    table = Table(box=None, pad_edge=False)
+    table.add_column("Block")
+    table.add_column("Learning rate", justify="right")
+    for block, rate in recipe.learning_rates.items():
+        table.add_row(block, f"{rate:.2g}" if rate else "[dim]frozen[/dim]")
+    console.print()
+    console.print(table)
+    console.print(f"for {recipe.epochs} of {recipe.schedule_epochs} epochs\n", highlight=False)

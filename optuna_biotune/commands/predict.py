@@ -1,0 +1,33 @@
+"""The command ``predict``: the classes of image files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from optuna_biotune.commands.files import RECIPE_FILE, WEIGHTS_FILE, read_recipe
+from optuna_biotune.finetune.classifier import Classifier
+
+
+def predict(images: Sequence[Path], folder: Path, device: str) -> list[str]:
+    """Classify image files with the network that ``tune`` wrote.
+
+    Args:
+        images: The image files.
+        folder: The folder that ``tune`` wrote to.
+        device: ``"auto"`` or a torch device.
+
+    Returns:
+        A line for each image: its path, class and probability, with tabs between.
+
+    Raises:
+        OSError: If a file is missing.
+        ValueError: If a file cannot be used.
+    """
+    recipe = read_recipe(folder / RECIPE_FILE)
+    classifier = Classifier(recipe, folder / WEIGHTS_FILE, device)
+    found = classifier.classify(images)
+    return [
+        f"{path}\t{name}\t{probability:.3f}"
+        for path, (name, probability) in zip(images, found, strict=True)
+    ]
