@@ -19,7 +19,7 @@ from optuna_biotune.commands.report import write_report
 from optuna_biotune.commands.search import compare, search, usual_plans
 from optuna_biotune.commands.study import default_pruner, n_finished, open_study
 from optuna_biotune.finetune.classifier import save_weights
-from optuna_biotune.finetune.device import available_memory
+from optuna_biotune.finetune.host_memory import available_memory
 from optuna_biotune.finetune.image_folder import ImageFolders, image_transform, read_image_folders
 from optuna_biotune.finetune.objective import FineTuningObjective
 from optuna_biotune.finetune.partition import BlockPartition
