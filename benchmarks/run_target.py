@@ -37,7 +37,7 @@ from pretrain import pretrain
 from report import markdown, plain_table, plan_lines, read_results, timing_line
 from targets import TARGETS, Target, load_target
 
-from optuna_biotune import make_storage
+from optuna_biotune import best_trial, make_storage
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -96,10 +96,11 @@ def compare(
     model = partial(checkpoint.build, len(target.classes))
     objective = setting.objective(model, target, refit=False, device=device)
     study = search(setting, checkpoint.record, objective, make_storage(storage), n_trials)
-    print(f"Best validation value {study.best_value:.3f}, trial {study.best_trial.number}.")
+    recommended = best_trial(study)
+    print(f"Recommended plan: trial {recommended.number}, validation {recommended.value:.3f}.")
     print("Training the baselines as trials.", flush=True)
     start = time.perf_counter()
-    trials = {"BioTune": study.best_trial, **baseline_trials(objective)}
+    trials = {"BioTune": recommended, **baseline_trials(objective)}
     baseline_seconds = round(time.perf_counter() - start, 1)
     print(f"Refitting each with {setting.refit_seeds} seeds.", flush=True)
     refitter = setting.objective(model, target, refit=True, device=device)

@@ -28,7 +28,13 @@ from torch.utils.data import Subset
 from torchvision import models
 from torchvision.datasets import ImageFolder
 
-from optuna_biotune import BioTuneSampler, FineTuningObjective, FineTuningPlan, make_storage
+from optuna_biotune import (
+    BioTuneSampler,
+    FineTuningObjective,
+    FineTuningPlan,
+    best_trial,
+    make_storage,
+)
 
 CONNECTION_TIMEOUT = 10  # seconds without an answer
 
@@ -162,7 +168,7 @@ def search(options: argparse.Namespace) -> None:
     if remaining > 0:
         study.optimize(objective, n_trials=remaining, show_progress_bar=True)
 
-    best = FineTuningPlan.from_trial(study.best_trial)
+    best = FineTuningPlan.from_trial(best_trial(study))
     print(f"Accuracy on {len(test)} test images, mean of {options.seeds} seeds:")
     for title, plan in {"Linear probe": probe, "Full fine-tuning": full, "BioTune": best}.items():
         result = objective.refit(plan, test=test)

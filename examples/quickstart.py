@@ -21,7 +21,13 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from optuna_biotune import BioTuneSampler, FineTuningObjective, FineTuningPlan, make_storage
+from optuna_biotune import (
+    BioTuneSampler,
+    FineTuningObjective,
+    FineTuningPlan,
+    best_trial,
+    make_storage,
+)
 
 BLOCKS = ("stem", "conv1", "conv2", "conv3", "conv4", "head")
 
@@ -107,8 +113,9 @@ def main() -> None:
     remaining = options.trials - len(study.get_trials(states=done))
     if remaining > 0:
         study.optimize(fine_tuning(range(3)), n_trials=remaining, show_progress_bar=True)
-    best = FineTuningPlan.from_trial(study.best_trial)
-    print(f"\nBest plan (trial {study.best_trial.number}), learning rates:")
+    recommended = best_trial(study)  # by all trials, rather than the luckiest one
+    best = FineTuningPlan.from_trial(recommended)
+    print(f"\nBest plan (trial {recommended.number}), learning rates:")
     for name, rate in best.learning_rates(1e-3).items():
         print(f"  {name:8}{f'{rate:.5f}' if rate else 'frozen'}")
 

@@ -102,7 +102,7 @@ def objective(trial: optuna.Trial) -> float:
     return value
 
 
-def work(address: StorageAddress, n_trials: int, prescreen: str | None) -> None:
+def work(address: StorageAddress, n_trials: int, prescreen: str | None = None) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = RecordingSampler(seed=0, prescreen=prescreen)
     study = optuna.load_study(storage=address.open(), study_name=STUDY, sampler=sampler)
