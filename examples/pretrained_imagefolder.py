@@ -64,9 +64,12 @@ class Network:
         self.library, _, self.name = name.rpartition(":")
         self.transform: Callable[[Any], Tensor]
         if self.library == "timm":
+            from huggingface_hub import constants
+
             if not reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
-                # The hub's client would try again for minutes before it looks into its cache.
-                os.environ["HF_HUB_OFFLINE"] = "1"
+                # The hub's client would try again for minutes before it looks into its cache. By now
+                # its environment variable may have been read.
+                constants.HF_HUB_OFFLINE = True
             import timm
             from timm.data.config import resolve_data_config
             from timm.data.transforms_factory import create_transform

@@ -30,7 +30,9 @@ def test_the_head_of_a_network_is_its_last_block(name: str) -> None:
 
 
 def test_an_unknown_network_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="`name` must be one of small_resnet, but got 'vgg'"):
+    with pytest.raises(
+        ValueError, match="`name` must be one of small_resnet, small_densenet, but got 'vgg'"
+    ):
         build_network("vgg", 5)
 
 

@@ -18,7 +18,7 @@ from optuna.pruners import NopPruner, ThresholdPruner
 from PIL import Image
 from torchvision import models
 
-from optuna_biotune import FineTuningPlan
+from optuna_biotune import BioTuneSampler, FineTuningPlan
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ROW = re.compile(r"^  (Linear probe|Full fine-tuning|BioTune) +(0\.\d{3}|1\.000)", re.MULTILINE)
@@ -86,7 +86,9 @@ def test_lightning_reports_every_epoch_so_that_trials_can_be_pruned(
     pytest.importorskip("lightning")
     monkeypatch.syspath_prepend(EXAMPLES)
     example = runpy.run_path(str(EXAMPLES / "lightning_pruning.py"))
-    study = optuna.create_study(direction="maximize", pruner=NopPruner())
+    # Its first trial trains all blocks.
+    sampler = BioTuneSampler(seed=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=NopPruner())
     study.optimize(example["objective"], n_trials=1)
     assert list(study.trials[0].intermediate_values) == list(range(example["EPOCHS"]))
     assert study.best_value > 0.7
