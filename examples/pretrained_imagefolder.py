@@ -67,7 +67,7 @@ class Network:
             from huggingface_hub import constants
 
             if not reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
-                # The hub's client would try again for minutes before it looks into its cache. By now
+                # The hub's client would try for minutes before it looks into its cache. By now
                 # its environment variable may have been read.
                 constants.HF_HUB_OFFLINE = True
             import timm
