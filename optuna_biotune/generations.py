@@ -72,15 +72,16 @@ class EvolutionState:
     open_halves: tuple[tuple[Individual, Role], ...] = ()
 
 
-def individual(trial: FrozenTrial, directions: Sequence[StudyDirection]) -> Individual:
-    """See a complete or pruned trial as an individual."""
+def individual(
+    trial: FrozenTrial, directions: Sequence[StudyDirection], n_trials: int
+) -> Individual:
+    """See a complete or pruned trial of a study that has ``n_trials`` trials as an individual."""
     fitness = None
     if trial.state == TrialState.COMPLETE and len(directions) == 1:
         value = trial.values[0]
         fitness = value if is_minimised(directions[0]) else 1.0 - value
     tag = Tag.of(trial)
-    # Before each generation there is at least one trial: a greater number is a broken tag.
-    if tag is None or tag.generation > trial.number:
+    if tag is None or tag.generation >= n_trials:
         tag = Tag(0, "adopted")
     return Individual(trial.number, tag, merit(trial, directions), fitness)
 
@@ -232,7 +233,7 @@ class EvolutionHistory:
             if trial.state == TrialState.FAIL:
                 self._take_in_failure(trial)
             else:
-                self._take_in(individual(trial, self._directions))
+                self._take_in(individual(trial, self._directions, self._n_read))
 
     def unread(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Return those of all trials that were unfinished or missing at the last update.

@@ -185,7 +185,9 @@ def finishing_orders(draw: st.DrawFn) -> tuple[list[FrozenTrial], list[int]]:
             if number
             else ()
         )
-        tag = Tag(draw(st.integers(0, 3)), draw(st.sampled_from(roles)), parents)
+        # A worker that proposes for generation g has read more than g trials.
+        generation = draw(st.integers(0, min(3, number)))
+        tag = Tag(generation, draw(st.sampled_from(roles)), parents)
         finished = draw(st.sampled_from([TrialState.COMPLETE] * 3 + [TrialState.FAIL]))
         value = draw(st.floats(0, 1)) if finished == TrialState.COMPLETE else None
         trials.append(trial(number, value, tag=tag, state=finished))
