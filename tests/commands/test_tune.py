@@ -148,7 +148,8 @@ def test_two_workers_share_the_trials(place: Place) -> None:
     # The last trial of each can end behind the fifth.
     assert 5 <= len(trials) <= 6
     enqueued = [trial.number for trial in trials if "fixed_params" in trial.system_attrs]
-    assert enqueued == [0, 1]
+    # Workers that start at the same moment can both enqueue a plan.
+    assert enqueued in ([0, 1], [0, 1, 2], [0, 1, 2, 3])
     recipes = {(place.directory / f"out{n}" / "recipe.json").read_text() for n in range(2)}
     best = best_plan(place.study())
     assert best in {Recipe.from_json(text).plan for text in recipes}
