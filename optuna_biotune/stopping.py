@@ -19,7 +19,7 @@ class StopOnPlateau:
     (:func:`optuna_biotune.best_trial`) is estimated: by how much the best plan is expected to be
     better. The search stops once that is below ``tolerance`` times the standard deviation of a
     single evaluation, for ``patience`` trials in a row: nothing that is left to gain would be seen
-    in an evaluation. It says so in the log, at level INFO.
+    in an evaluation. It says so in the log, as a warning.
 
     With several workers, give the callback to each: each stops for itself.
 
@@ -63,7 +63,7 @@ class StopOnPlateau:
         self._n_small += 1
         if self._n_small < self._patience:
             return
-        _logger.info(
+        _logger.warning(
             "Stopped after trial %d: the best plan is expected to be better than that of trial %d "
             "by %.4f, and one evaluation varies by %.4f.",
             trial.number,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import FloatDistribution
 from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
@@ -24,18 +25,16 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 """States that count as trials; failed ones are made up for."""
 
 _SECONDS_TO_CREATE = 10.0
-_STARTUP_TRIALS = 10
-_WARMUP_EPOCHS = 3
 
 
 def open_study(
     storage: BaseStorage,
     name: str,
     settings: Mapping[str, Any],
-    baselines: Iterable[FineTuningPlan],
+    block_names: Iterable[str],
     pruner: optuna.pruners.BasePruner,
 ) -> optuna.Study:
-    """Create a study or go on with it, and enqueue those baselines that it has no trial of.
+    """Create a study or go on with it.
 
     The process that creates the study writes its settings, once; another one only compares.
 
@@ -43,13 +42,17 @@ def open_study(
         storage: The storage.
         name: Name of the study.
         settings: What must be the same in each process: option to value, as JSON takes it.
-        baselines: Plans that are evaluated first.
+        block_names: Names of the network's blocks, in order: knowing them, the sampler begins with
+            the usual plans, however many processes there are.
         pruner: The pruner.
 
     Raises:
         CommandError: If the study was made with other settings or by other means.
     """
-    sampler = BioTuneSampler(seed=0)
+    parameters = FineTuningPlan.full(tuple(block_names)).to_params()
+    sampler = BioTuneSampler(
+        seed=0, search_space={parameter: FloatDistribution(0.0, 1.0) for parameter in parameters}
+    )
     try:
         study = optuna.create_study(
             study_name=name, storage=storage, direction="maximize", sampler=sampler, pruner=pruner
@@ -59,9 +62,6 @@ def open_study(
         _check_settings(study, settings)
     else:
         study.set_user_attr(SETTINGS_KEY, dict(settings))
-    for plan in baselines:
-        if trial_of(study, plan) is None:
-            study.enqueue_trial(plan.to_params())
     return study
 
 
@@ -96,10 +96,8 @@ def _may_exist(storage: str) -> bool:
 
 
 def default_pruner() -> optuna.pruners.BasePruner:
-    """Return a median pruner that lets the first trials and the first epochs pass."""
-    return optuna.pruners.MedianPruner(
-        n_startup_trials=_STARTUP_TRIALS, n_warmup_steps=_WARMUP_EPOCHS
-    )
+    """Return a pruner that lets the better half go on from the fourth epoch, and ever again."""
+    return optuna.pruners.SuccessiveHalvingPruner(min_resource=3, reduction_factor=2)
 
 
 def _check_settings(study: optuna.Study, settings: Mapping[str, Any]) -> None:
@@ -138,11 +136,10 @@ def _stored_settings(study: optuna.Study) -> Mapping[str, Any]:
 
 
 def trial_of(study: optuna.Study, plan: FineTuningPlan) -> FrozenTrial | None:
-    """Return the first trial of exactly a plan that has not failed, waiting ones included."""
+    """Return the first trial of exactly a plan that has not failed."""
     params = plan.to_params()
     for trial in study.get_trials(deepcopy=False):
-        given = trial.params or trial.system_attrs.get("fixed_params")
-        if trial.state != TrialState.FAIL and given == params:
+        if trial.state != TrialState.FAIL and trial.params == params:
             return trial
     return None
 

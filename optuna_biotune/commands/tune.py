@@ -16,7 +16,7 @@ from optuna_biotune.commands.log import log_to
 from optuna_biotune.commands.outcome import PlanResult, show_plan, show_results
 from optuna_biotune.commands.progress import SearchProgress, WatchedPruner
 from optuna_biotune.commands.report import write_report
-from optuna_biotune.commands.search import compare, search, usual_plans
+from optuna_biotune.commands.search import compare, search
 from optuna_biotune.commands.study import default_pruner, n_finished, open_study
 from optuna_biotune.finetune.classifier import save_weights
 from optuna_biotune.finetune.host_memory import available_memory
@@ -87,7 +87,7 @@ def tune(options: TuneOptions, console: Console) -> None:
     folders = read_image_folders(options.data)
     name = NetworkName.parse(options.network)
     preprocessing = preprocessing_of(name, options.image_size)
-    _check_memory(folders, preprocessing)
+    _check_memory(options.batch_size, preprocessing)
     storage = make_storage(options.storage)
     _print(console, _described(folders))
     network = PretrainedNetwork(
@@ -100,7 +100,7 @@ def tune(options: TuneOptions, console: Console) -> None:
         storage,
         options.study or f"{options.data.resolve().name}-{name.name}",
         _settings(options, folders, preprocessing),
-        usual_plans(objective.block_names).values(),
+        objective.block_names,
         WatchedPruner(default_pruner(), progress),
     )
     _say_how_far(console, study, options.trials)
@@ -161,16 +161,16 @@ def _described(folders: ImageFolders) -> str:
     return f"{len(folders.classes)} classes; images: {training}, {len(folders.test)} to test"
 
 
-def _check_memory(folders: ImageFolders, preprocessing: Preprocessing) -> None:
-    """Raise CommandError if the images take more memory than is free."""
-    parts = (folders.train, folders.val or (), folders.test)
+def _check_memory(batch_size: int, preprocessing: Preprocessing) -> None:
+    """Raise CommandError if a batch of images takes more memory than is free."""
     height, width = preprocessing.crop
-    needed = sum(map(len, parts)) * 3 * height * width * _BYTES_PER_VALUE
+    needed = batch_size * 3 * height * width * _BYTES_PER_VALUE
     free = available_memory()
     if needed > free:
         raise CommandError(
-            f"The images take {needed / 2**30:.1f} GiB of memory at {height} x {width} pixels, but "
-            f"{free / 2**30:.1f} GiB are free: give a smaller --image-size, or fewer images."
+            f"{batch_size} images take {needed / 2**30:.1f} GiB of memory at {height} x {width} "
+            f"pixels, but {free / 2**30:.1f} GiB are free: give a smaller --image-size or "
+            "--batch-size."
         )
 
 

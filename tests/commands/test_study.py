@@ -11,7 +11,7 @@ from optuna_biotune.commands.errors import CommandError
 from optuna_biotune.commands.study import default_pruner, open_study, trial_of
 
 BLOCKS = ("stem", "fc")
-BASELINES = (FineTuningPlan.linear_probe(BLOCKS), FineTuningPlan.full(BLOCKS))
+BASELINES = (FineTuningPlan.full(BLOCKS), FineTuningPlan.linear_probe(BLOCKS))
 SETTINGS = {"images": "1a2b", "--epochs": 30, "--lr": 1e-3}
 
 
@@ -22,25 +22,28 @@ def storage(tmp_path: Path) -> optuna.storages.RDBStorage:
 
 def reopen(storage: optuna.storages.RDBStorage, **changes: object) -> optuna.Study:
     settings = {**SETTINGS, **changes}
-    return open_study(storage, "name", settings, BASELINES, default_pruner())
+    return open_study(storage, "name", settings, BLOCKS, default_pruner())
 
 
-def test_baselines_are_enqueued_once(storage: optuna.storages.RDBStorage) -> None:
-    for _ in range(3):
-        study = reopen(storage)
-    assert [trial.state for trial in study.trials] == [TrialState.WAITING] * 2
-    study.optimize(lambda trial: len(suggest_plan(trial, BLOCKS).frozen), n_trials=2)
-    assert len(reopen(storage).trials) == 2
+def test_workers_begin_with_the_usual_plans_however_many_there_are(
+    storage: optuna.storages.RDBStorage,
+) -> None:
+    workers = [reopen(storage) for _ in range(3)]
+    trials = [study.ask() for study in workers]
+    assert [suggest_plan(trial, BLOCKS) for trial in trials[:2]] == list(BASELINES)
+    assert suggest_plan(trials[2], BLOCKS) not in BASELINES
 
 
-def test_a_baseline_that_failed_is_enqueued_again(storage: optuna.storages.RDBStorage) -> None:
+def test_the_trial_of_a_plan_is_found_unless_it_failed(
+    storage: optuna.storages.RDBStorage,
+) -> None:
     study = reopen(storage)
-    study.tell(study.ask(), state=TrialState.FAIL)
-    again = reopen(storage)
-    states = [trial.state for trial in again.trials]
-    assert states == [TrialState.FAIL, TrialState.WAITING, TrialState.WAITING]
-    found = [trial_of(again, plan) for plan in BASELINES]
-    assert [trial.number for trial in found if trial is not None] == [2, 1]
+    for state in (TrialState.COMPLETE, TrialState.FAIL):
+        trial = study.ask()
+        suggest_plan(trial, BLOCKS)
+        study.tell(trial, 0.5 if state == TrialState.COMPLETE else None, state=state)
+    found = [trial_of(study, plan) for plan in BASELINES]
+    assert [trial and trial.number for trial in found] == [0, None]
 
 
 @pytest.mark.parametrize(
