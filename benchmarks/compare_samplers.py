@@ -2,10 +2,10 @@
 
 python benchmarks/compare_samplers.py
 
-Each sampler searches each landscape with many seeds. After some numbers of evaluations the true
-value of the plan that the sampler's study recommends is taken: of the trial with the best value,
-for BioTune that of `optuna_biotune.best_trial`. Every finished search is a line of the result's
-JSON file; the same command runs what is missing there.
+Each sampler searches each landscape with many seeds. After each evaluation the true value of the
+plan that the sampler's study recommends is taken: of the trial with the best value, for BioTune
+that of `optuna_biotune.best_trial`. Every finished search is a line of the result's JSON file; the
+same command runs what is missing there. `sampler_tables.py` makes tables of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,19 +24,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import optuna
-from landscapes.functions import WORST, Landscape, RecordedLandscape, load_landscape, plateau
+from landscapes.functions import WORST, Landscape, load_landscape
 from landscapes.recorded import RECORDINGS
 from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
+from sampler_tables import read_lines, table
 from sklearn.exceptions import ConvergenceWarning
 from tqdm import tqdm
 
-from optuna_biotune import BioTuneSampler, FineTuningPlan, StopOnPlateau, best_trial, suggest_plan
+from optuna_biotune import BioTuneSampler, FineTuningPlan, suggest_plan
+from optuna_biotune.recommendation import recommend
 
 FloatArray = npt.NDArray[np.float64]
 
 RESULT = Path(__file__).parent / "results" / "samplers.jsonl"
 
-CHECKPOINTS = (10, 20, 30, 60, 127)
 LANDSCAPES = (
     "isic8-resnet10",
     "dtd10-small_resnet",
@@ -46,7 +48,6 @@ LANDSCAPES = (
     "synthetic9-0",
     "synthetic14-0",
 )
-_N_BOOTSTRAPS = 2000
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,6 @@ def _tpe(seed: int) -> BaseSampler:
 def _multivariate_tpe(seed: int) -> BaseSampler:
     return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=False)
 
-
-BEST_VALUE = ", best value"
-"""Behind the name of a sampler that recommends: the same searches, by the trial of best value."""
 
 CONTESTANTS: dict[str, Contestant] = {
     "BioTune": Contestant(lambda seed: BioTuneSampler(seed=seed), recommends=True),
@@ -122,18 +120,21 @@ def suggested_genes(trial: optuna.Trial, names: Sequence[str], natural: bool) ->
     )
 
 
-def search(name: str, landscape: Landscape, seed: int) -> dict[str, Any]:
+def search(name: str, landscape: Landscape, seed: int, n_evaluations: int) -> dict[str, Any]:
     """Run one sampler on one landscape.
 
     Args:
         name: One of :data:`CONTESTANTS`.
         landscape: The landscape.
         seed: Seed of the sampler and of the noise.
+        n_evaluations: Evaluations of the search.
 
     Returns:
-        ``true``, one value for each of :data:`CHECKPOINTS`; ``seconds``; for a sampler that
-        recommends ``true_of_best_value``; and ``stopped``, the number of trials after which
-        :class:`StopOnPlateau` would have stopped, and ``stopped_true``, the value of its plan then.
+        ``course``, the true value of the recommended plan after each evaluation, as pairs
+        (evaluations, value) where it changes; ``seconds`` that the search took; and for a sampler
+        that recommends ``course_of_best_value``, the same for the trial of the best value, and
+        ``regret``, after each evaluation from the third the expected regret of its
+        recommendation, in standard deviations of an evaluation.
     """
     contestant = CONTESTANTS[name]
     names = [f"block{index:02d}" for index in range(landscape.n_blocks)]
@@ -146,47 +147,49 @@ def search(name: str, landscape: Landscape, seed: int) -> dict[str, Any]:
         return WORST if genes is None else true[-1] + landscape.noise * noise.standard_normal()
 
     study = optuna.create_study(direction="maximize", sampler=contestant.build(seed))
-    stopper = _Watched() if contestant.recommends else None
-    result: dict[str, Any] = {"true": []}
+    of_best_value: list[float] = []
+    recommended: list[float] = []
+    regrets: list[float] = []
     seconds = 0.0
-    for checkpoint in CHECKPOINTS:
-        while len(true) < checkpoint:
-            start = time.perf_counter()
-            study.optimize(objective, n_trials=1)
-            seconds += time.perf_counter() - start
-            if stopper is not None and stopper.reaches(study):
-                result["stopped"] = len(true)
-                result["stopped_true"] = true[best_trial(study).number]
-                stopper = None
-        of_best_value = true[study.best_trial.number]
-        if contestant.recommends:
-            result["true"].append(true[best_trial(study).number])
-            result.setdefault("true_of_best_value", []).append(of_best_value)
-        else:
-            result["true"].append(of_best_value)
-    return {**result, "seconds": round(seconds, 3)}
+    for _ in range(n_evaluations):
+        start = time.perf_counter()
+        study.optimize(objective, n_trials=1)
+        seconds += time.perf_counter() - start
+        best: FrozenTrial = study.best_trial
+        of_best_value.append(true[best.number])
+        found = recommend(study) if contestant.recommends else None
+        if found is not None:
+            best = found.trial
+            regrets.append(round(found.regret / found.noise, 3))
+        recommended.append(true[best.number])
+    result = {"course": changes(recommended), "seconds": round(seconds, 3)}
+    if contestant.recommends:
+        result.update({"course_of_best_value": changes(of_best_value), "regret": regrets})
+    return result
 
 
-class _Watched(StopOnPlateau):
-    """Asks the callback whether it would stop, without stopping."""
-
-    def reaches(self, study: optuna.Study) -> bool:
-        """Tell whether the callback stops the study after its last trial."""
-        study.stop = self._note  # type: ignore[method-assign]
-        self._stops = False
-        self(study, study.trials[-1])
-        return self._stops
-
-    def _note(self) -> None:
-        self._stops = True
+def changes(values: Iterable[float]) -> list[tuple[int, float]]:
+    """Return where a course changes: (evaluations, value), the first at one evaluation."""
+    found: list[tuple[int, float]] = []
+    for n_evaluations, value in enumerate(values, start=1):
+        rounded = round(value, 5)
+        if not found or found[-1][1] != rounded:
+            found.append((n_evaluations, rounded))
+    return found
 
 
-def _cell(name: str, landscape: str, seed: int, recordings: str) -> dict[str, Any]:
-    """Run one search in a process of its own; returns its line of the result file."""
+Cell = tuple[str, str, int, int]
+
+
+def _line(cell: Cell, recordings: str) -> dict[str, Any]:
+    """Run one search, perhaps in a process of its own; returns its line of the result file."""
+    name, landscape, seed, n_evaluations = cell
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.simplefilter("ignore")
-    found = search(name, _loaded(landscape, recordings), seed)
-    return {"sampler": name, "landscape": landscape, "seed": seed, **found}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = search(name, _loaded(landscape, recordings), seed, n_evaluations)
+    line = {"sampler": name, "landscape": landscape, "seed": seed, "evaluations": n_evaluations}
+    return {**line, **found}
 
 
 _LOADED: dict[str, Landscape] = {}
@@ -198,140 +201,14 @@ def _loaded(name: str, recordings: str) -> Landscape:
     return _LOADED[name]
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read the searches that a result file holds."""
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def with_best_value(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Add, to each search whose sampler recommends, the same one by the trial of best value."""
-    return [*lines] + [
-        {**line, "sampler": line["sampler"] + BEST_VALUE, "true": line["true_of_best_value"]}
-        for line in lines
-        if "true_of_best_value" in line
-    ]
-
-
-def values_by_sampler(
-    lines: Sequence[Mapping[str, Any]], landscapes: Sequence[str], samplers: Sequence[str]
-) -> dict[str, FloatArray]:
-    """Return the true values of each sampler, shape [landscapes, seeds, checkpoints].
-
-    Only seeds that every sampler has run on every landscape count.
-    """
-    found = {(line["sampler"], line["landscape"], line["seed"]): line["true"] for line in lines}
-    seeds = sorted({line["seed"] for line in lines})
-    shared = [
-        seed
-        for seed in seeds
-        if all((sampler, place, seed) in found for sampler in samplers for place in landscapes)
-    ]
-    return {
-        sampler: np.asarray(
-            [[found[sampler, place, seed] for seed in shared] for place in landscapes]
-        ).reshape(len(landscapes), len(shared), len(CHECKPOINTS))
-        for sampler in samplers
-    }
-
-
-def mean_ranks(values: Mapping[str, FloatArray]) -> dict[str, list[tuple[float, float, float]]]:
-    """Rank the samplers in each landscape and seed, 1 best, and average.
-
-    Returns:
-        For each sampler and checkpoint the mean, and the bounds of a 95 % bootstrap interval over
-        the seeds.
-    """
-    stacked = np.stack(list(values.values()))
-    # Ties share their mean rank.
-    better = (stacked[None] > stacked[:, None]).sum(axis=1)
-    equal = (stacked[None] == stacked[:, None]).sum(axis=1)
-    ranks = (better + 0.5 * (equal + 1)).mean(axis=1)
-    rng = np.random.default_rng(0)
-    n_seeds = ranks.shape[1]
-    draws = rng.integers(n_seeds, size=(_N_BOOTSTRAPS, n_seeds))
-    bounds = np.quantile(ranks[:, draws].mean(axis=2), [0.025, 0.975], axis=1)
-    means = ranks.mean(axis=1)
-    return {
-        name: [
-            (float(means[i, c]), float(bounds[0, i, c]), float(bounds[1, i, c]))
-            for c in range(len(CHECKPOINTS))
-        ]
-        for i, name in enumerate(values)
-    }
-
-
-def table(lines: Sequence[Mapping[str, Any]], recordings: Path) -> str:
-    """Return the comparison as Markdown.
-
-    Args:
-        lines: The searches.
-        recordings: Directory of the recordings.
-    """
-    landscapes = [n for n in LANDSCAPES if any(line["landscape"] == n for line in lines)]
-    landscapes += sorted({line["landscape"] for line in lines} - set(landscapes))
-    stopping = _stopping_lines(lines)
-    lines = with_best_value(lines)
-    samplers = sorted({line["sampler"] for line in lines})
-    values = values_by_sampler(lines, landscapes, samplers)
-    n_seeds = next(iter(values.values())).shape[1]
-    header = "".join(f" {n} |" for n in CHECKPOINTS)
-    parts = [
-        f"Mean rank of {len(samplers)} samplers over {len(landscapes)} landscapes and {n_seeds} "
-        "seeds after a number of evaluations, 1 best, with 95 % bootstrap intervals:",
-        "",
-        f"| sampler |{header} seconds of 127 |",
-        "|---|" + "---|" * (len(CHECKPOINTS) + 1),
-    ]
-    for name, ranks in mean_ranks(values).items():
-        cells = "".join(f" {mean:.2f} ({low:.2f}-{high:.2f}) |" for mean, low, high in ranks)
-        seconds = np.median([line["seconds"] for line in lines if line["sampler"] == name])
-        parts.append(f"| {name} |{cells} {seconds:.1f} |")
-    for place, landscape in enumerate(landscapes):
-        parts += ["", *_landscape_lines(landscape, place, values, recordings)]
-    return "\n".join([*parts, "", *stopping])
-
-
-def _landscape_lines(
-    name: str, place: int, values: Mapping[str, FloatArray], recordings: Path
-) -> list[str]:
-    """Return the mean true values on one landscape as Markdown."""
-    landscape = load_landscape(name, recordings)
-    about = f"{landscape.n_blocks} blocks, noise {landscape.noise:.4f}"
-    if isinstance(landscape, RecordedLandscape):
-        about += ", cross-validated R2 {r2}, rank correlation {rank_correlation}".format(
-            **landscape.validation()
-        )
-    lines = [
-        f"{name} ({about}, plateau {plateau(landscape):.4f}), mean true value:",
-        "",
-        "| sampler |" + "".join(f" {n} |" for n in CHECKPOINTS),
-        "|---|" + "---:|" * len(CHECKPOINTS),
-    ]
-    for sampler, found in values.items():
-        means = found[place].mean(axis=0)
-        lines.append(f"| {sampler} |" + "".join(f" {value:.4f} |" for value in means))
-    return lines
-
-
-def _stopping_lines(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what StopOnPlateau would have saved and lost, as Markdown."""
-    rows = [
-        "| landscape | stopped | evaluations | value then | value after 127 |",
-        "|---|---|---:|---:|---:|",
-    ]
-    watched = [line for line in lines if CONTESTANTS[line["sampler"]].recommends]
-    for landscape in dict.fromkeys(line["landscape"] for line in watched):
-        runs = [line for line in watched if line["landscape"] == landscape]
-        ends = [line.get("stopped", CHECKPOINTS[-1]) for line in runs]
-        then = [line.get("stopped_true", line["true"][-1]) for line in runs]
-        rows.append(
-            f"| {landscape} | {sum('stopped' in line for line in runs)} of {len(runs)} | "
-            f"{np.mean(ends):.0f} | {np.mean(then):.4f} | "
-            f"{np.mean([line['true'][-1] for line in runs]):.4f} |"
-        )
-    return ["Stopping on the plateau (`StopOnPlateau()`), means over the seeds:", "", *rows]
+def _lines(cells: Sequence[Cell], recordings: str, n_workers: int) -> Iterator[dict[str, Any]]:
+    """Run searches, and yield their lines as they finish."""
+    if n_workers == 1:
+        yield from (_line(cell, recordings) for cell in cells)
+        return
+    with ProcessPoolExecutor(n_workers) as pool:
+        for job in as_completed([pool.submit(_line, cell, recordings) for cell in cells]):
+            yield job.result()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -342,6 +219,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--landscapes", nargs="+", default=list(LANDSCAPES))
     add("--samplers", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
     add("--seeds", type=int, default=20, help="searches of each sampler on each landscape")
+    add("--evaluations", type=int, default=127, help="evaluations of each search")
     add("--recordings", type=Path, default=RECORDINGS, help="directory of the recordings")
     add("--workers", type=int, default=1, help="processes")
     add("--out", type=Path, default=RESULT, help="JSON-lines file of the searches")
@@ -359,29 +237,32 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
         All searches of the file.
 
     Raises:
-        ValueError: If an option is out of range.
+        ValueError: If an option is out of range, or the file has searches of another length.
     """
-    for name in ("seeds", "workers"):
+    for name in ("seeds", "evaluations", "workers"):
         if getattr(options, name) < 1:
             raise ValueError(f"`--{name}` must be at least 1, but got {getattr(options, name)}.")
     for landscape in options.landscapes:
         load_landscape(landscape, options.recordings)
-    done = {(line["sampler"], line["landscape"], line["seed"]) for line in read_lines(options.out)}
+    lines = read_lines(options.out)
+    if any(line["evaluations"] != options.evaluations for line in lines):
+        raise ValueError(
+            f"{options.out} has searches of another number of evaluations than "
+            f"{options.evaluations}: give theirs as `--evaluations`, or another `--out`."
+        )
+    done = {(line["sampler"], line["landscape"], line["seed"]) for line in lines}
     cells = [
-        (sampler, landscape, seed)
+        (sampler, landscape, seed, options.evaluations)
         for seed in range(options.seeds)
         for landscape in options.landscapes
         for sampler in options.samplers
         if (sampler, landscape, seed) not in done
     ]
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        ProcessPoolExecutor(options.workers) as pool,
-        options.out.open("a", encoding="utf-8") as file,
-    ):
-        jobs = [pool.submit(_cell, *cell, str(options.recordings)) for cell in cells]
-        for job in tqdm(as_completed(jobs), total=len(jobs), desc="searches"):
-            file.write(f"{json.dumps(job.result())}\n")
+    found = _lines(cells, str(options.recordings), options.workers)
+    with options.out.open("a", encoding="utf-8") as file:
+        for line in tqdm(found, total=len(cells), desc="searches"):
+            file.write(f"{json.dumps(line)}\n")
             file.flush()
     return read_lines(options.out)
 
@@ -397,7 +278,7 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.simplefilter("ignore", ConvergenceWarning)
     try:
         lines = read_lines(options.out) if options.table else run(options)
-        text = table(lines, options.recordings)
+        text = table(lines, LANDSCAPES, options.recordings)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(text)

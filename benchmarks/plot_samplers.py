@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-from compare_samplers import (
-    CHECKPOINTS,
-    RESULT,
+from sampler_tables import (
+    checkpoints_of,
     mean_ranks,
     read_lines,
     values_by_sampler,
     with_best_value,
 )
+
+RESULT = Path(__file__).parent / "results" / "samplers.jsonl"
 
 # Okabe and Ito's colours, which people of all kinds of colour vision tell apart; others are grey.
 COLOURS = {
@@ -44,10 +45,12 @@ def draw(lines: Sequence[Mapping[str, Any]]) -> go.Figure:
     lines = with_best_value(lines)
     landscapes = sorted({line["landscape"] for line in lines})
     samplers = sorted({line["sampler"] for line in lines})
+    checkpoints = checkpoints_of(lines)
+    values = values_by_sampler(lines, landscapes, samplers, checkpoints)
     figure = go.Figure()
-    for name, ranks in mean_ranks(values_by_sampler(lines, landscapes, samplers)).items():
+    for name, ranks in mean_ranks(values).items():
         figure.add_scatter(
-            x=[str(n) for n in CHECKPOINTS],
+            x=[str(n) for n in checkpoints],
             y=[mean for mean, _, _ in ranks],
             error_y={
                 "type": "data",

@@ -32,56 +32,31 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
-import numpy as np
 import optuna
 import torch
 from checkpoints import checkpoint_path, library_versions, load_checkpoint
 from comparison import Setting
-from landscapes.recorded import RECORDINGS, Recording
-from optuna.pruners import (
-    BasePruner,
-    HyperbandPruner,
-    MedianPruner,
-    NopPruner,
-    SuccessiveHalvingPruner,
-    WilcoxonPruner,
-)
+from landscapes.recorded import RECORDINGS
 from optuna.trial import FixedTrial, TrialState
+from pruner_replay import PRUNERS, replay_recordings
+from pruner_tables import Search, markdown, round_of, study_name
 from targets import TARGETS, Target, load_target
-from tqdm import tqdm
 
 from optuna_biotune import BioTuneSampler, FineTuningObjective, FineTuningPlan, suggest_plan
 
 RESULTS = Path(__file__).parent / "results"
-WARM_UP = 3
-
-PRUNERS: dict[str, Callable[[int], BasePruner]] = {
-    "none": lambda epochs: NopPruner(),
-    "median": lambda epochs: MedianPruner(n_startup_trials=10, n_warmup_steps=WARM_UP),
-    "successive halving": lambda epochs: SuccessiveHalvingPruner(
-        min_resource=WARM_UP, reduction_factor=2
-    ),
-    "hyperband": lambda epochs: HyperbandPruner(
-        min_resource=2, max_resource=epochs, reduction_factor=2
-    ),
-    "wilcoxon over epochs": lambda epochs: WilcoxonPruner(),
-}
-"""The pruners by name, given the most epochs of a training. None prunes before the third epoch."""
-
 SAMPLERS: dict[str, Callable[[int], BioTuneSampler]] = {
     "prescreened": lambda seed: BioTuneSampler(seed=seed),
     "paper": lambda seed: BioTuneSampler.paper(seed=seed),
 }
-
-Search = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -211,7 +186,7 @@ def run_search(problem: Problem, sampler: str, seed: int, pruner: str, n_trials:
     """
     setting, objective = problem.setting, problem.objective
     study = optuna.create_study(
-        study_name=_study_name(setting.target, seed),
+        study_name=study_name(setting.target, seed),
         direction="maximize",
         sampler=SAMPLERS[sampler](seed),
         pruner=PRUNERS[pruner](setting.epochs),
@@ -237,268 +212,6 @@ def run_search(problem: Problem, sampler: str, seed: int, pruner: str, n_trials:
         "test": refit.metrics["balanced_accuracy"],
         "curves": curves if pruner == "none" else None,
     }
-
-
-def replay(curves: Sequence[Sequence[float]], name: str, epochs: int, study_name: str) -> Search:
-    """Give learning curves of a search without a pruner to a pruner, trial by trial.
-
-    Args:
-        curves: Best value so far after each epoch, a list a trial.
-        name: One of :data:`PRUNERS`.
-        epochs: Most epochs of a training.
-        study_name: Name of the study.
-
-    Returns:
-        ``epochs``: how many it would have left; ``best_pruned``: whether it would have pruned the
-        best trial; ``top_pruned``: how many of the best three; ``lost``: by how much the best one
-        that it would have left is worse than the best.
-    """
-    study = optuna.create_study(
-        study_name=study_name, direction="maximize", pruner=PRUNERS[name](epochs)
-    )
-    for curve in curves:
-        trial = study.ask()
-        state = TrialState.COMPLETE
-        for step, value in enumerate(curve):
-            trial.report(value, step)
-            # As the objective does: nothing is saved by pruning after the last epoch.
-            if step + 1 < len(curve) and trial.should_prune():
-                state = TrialState.PRUNED
-                break
-        # A plan that trains nothing has no curve, and the worst value.
-        last = 0.0 if not curve else curve[-1]
-        study.tell(trial, last if state == TrialState.COMPLETE else None, state=state)
-    trials = study.get_trials(deepcopy=False)
-    values = [max(curve, default=0.0) for curve in curves]
-    ranked = sorted(range(len(curves)), key=lambda i: (-values[i], i))
-    pruned = [trials[i].state == TrialState.PRUNED for i in ranked]
-    return {
-        "epochs": sum(len(trial.intermediate_values) for trial in trials),
-        "best_pruned": pruned[0],
-        "top_pruned": sum(pruned[:3]),
-        "lost": values[ranked[0]] - values[ranked[pruned.index(False)]],
-    }
-
-
-def reported_curves(recording: Recording, patience: int) -> list[list[float]]:
-    """Return what ``FineTuningObjective`` would have reported of recorded trainings.
-
-    That is the mean over the seeds of the best value so far; a seed stops after ``patience`` epochs
-    without improvement.
-
-    Args:
-        recording: Values after each epoch, of each genotype and seed.
-        patience: Epochs without improvement.
-    """
-    return [
-        _reported([_until_patience(values, patience) for values in genotype])
-        for genotype in recording.curve.tolist()
-    ]
-
-
-def _until_patience(values: Sequence[float], patience: int) -> list[float]:
-    """Return the best value so far after each epoch, up to where a seed stops."""
-    best: list[float] = []
-    since = 0
-    for value in values:
-        since = 0 if not best or value > best[-1] else since + 1
-        best.append(max([value, *best[-1:]]))
-        if since == patience:
-            break
-    return best
-
-
-def _reported(seeds: Sequence[Sequence[float]]) -> list[float]:
-    """Return the mean over the seeds after each epoch; a seed that has stopped keeps its value."""
-    n_epochs = max(map(len, seeds))
-    return [fmean(seed[min(epoch, len(seed) - 1)] for seed in seeds) for epoch in range(n_epochs)]
-
-
-def replay_recordings(directory: Path, n_studies: int, n_trials: int) -> list[dict[str, Any]]:
-    """Give recorded learning curves, in random order, to each pruner.
-
-    Args:
-        directory: Where the recordings lie.
-        n_studies: Studies for each recording.
-        n_trials: Trials a study.
-
-    Returns:
-        For each recording and pruner, over all studies: the share of the epochs that was saved,
-        the share of the studies whose best trial was pruned, and the mean accuracy lost by that.
-    """
-    rows = []
-    for path in sorted(directory.glob("*.npz")):
-        curves = reported_curves(Recording.load(path), Setting("", "").patience)
-        n_epochs = max(map(len, curves))
-        drawn = [
-            np.random.default_rng(seed).choice(len(curves), n_trials, replace=False)
-            for seed in range(n_studies)
-        ]
-        for name in list(PRUNERS)[1:]:
-            seen = [
-                replay([curves[i] for i in indices], name, n_epochs, f"{path.stem}, {seed}")
-                for seed, indices in enumerate(tqdm(drawn, f"{path.stem}, {name}", leave=False))
-            ]
-            whole = sum(len(curves[i]) for indices in drawn for i in indices)
-            rows.append(
-                {
-                    "recording": path.stem,
-                    "pruner": name,
-                    "studies": n_studies,
-                    "trials": n_trials,
-                    "epochs_saved": 1 - sum(study["epochs"] for study in seen) / whole,
-                    "best_pruned": fmean(study["best_pruned"] for study in seen),
-                    "lost": fmean(study["lost"] for study in seen),
-                }
-            )
-    return rows
-
-
-def _study_name(target: str, seed: int) -> str:
-    """Return the name of a study, by which Hyperband assigns its brackets."""
-    return f"{target}, {seed}"
-
-
-def _round(search: Search) -> tuple[str, str, int]:
-    """Return what the searches with all pruners have in common: sampler, target and seed."""
-    return search["sampler"], search["target"], search["seed"]
-
-
-def complete_rounds(searches: Sequence[Search]) -> list[Search]:
-    """Return the searches of those rounds that have one with every pruner."""
-    done = {(_round(search), search["pruner"]) for search in searches}
-    return [s for s in searches if all((_round(s), name) in done for name in PRUNERS)]
-
-
-def summaries(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a summary a pruner, over the searches of complete rounds; nothing without any.
-
-    Args:
-        result: The results, as the JSON file has them.
-    """
-    searches = complete_rounds(result["searches"])
-    bare = {_round(s): s for s in searches if s["pruner"] == "none"}
-    epochs = result["setting"]["epochs"]
-    for name in PRUNERS if searches else ():
-        own = [s for s in searches if s["pruner"] == name]
-        base = [bare[_round(s)] for s in own]
-        pairs = list(zip(own, base, strict=True))
-        again = [
-            replay(s["curves"], name, epochs, _study_name(s["target"], s["seed"])) for s in base
-        ]
-        differences = [fmean(one["test"]) - fmean(other["test"]) for one, other in pairs]
-        yield {
-            "pruner": name,
-            "searches": len(own),
-            "pruned": fmean(s["pruned"] for s in own),
-            "pruned_wrongly": sum(s["pruned_wrongly"] for s in own),
-            "epochs": fmean(s["epochs"] for s in own),
-            "epochs_saved": 1 - sum(s["epochs"] for s in own) / sum(s["epochs"] for s in base),
-            "seconds": fmean(s["seconds"] for s in own),
-            "seconds_saved": 1 - sum(s["seconds"] for s in own) / sum(s["seconds"] for s in base),
-            "validation": {
-                target: fmean(s["validation"] for s in own if s["target"] == target)
-                for target in sorted({s["target"] for s in own})
-            },
-            "test": {
-                target: [fmean(s["test"]) for s in own if s["target"] == target]
-                for target in sorted({s["target"] for s in own})
-            },
-            "test_difference": [fmean(differences), stdev(differences) if len(own) > 1 else 0.0],
-            "replayed_epochs_saved": 1
-            - sum(r["epochs"] for r in again) / sum(s["epochs"] for s in base),
-            "best_pruned": sum(r["best_pruned"] for r in again),
-            "top_pruned": sum(r["top_pruned"] for r in again),
-        }
-
-
-def markdown(result: Mapping[str, Any]) -> str:
-    """Return the results as Markdown.
-
-    Args:
-        result: The results, as the JSON file has them.
-    """
-    rows = list(summaries(result))
-    if not rows:
-        return "No target and seed has been searched with every pruner yet."
-    targets = list(rows[0]["test"])
-    setting = result["setting"]
-    n_searches = rows[0]["searches"]
-    rounds = {_round(search)[0] for search in complete_rounds(result["searches"])}
-    lines = [
-        f"`{result['command']}`",
-        "",
-        f"{n_searches} searches of {result['trials']} trials with each pruner, on "
-        f"{', '.join(targets)}, sampler {' and '.join(sorted(rounds))}: "
-        f"{setting['search_seeds']} networks a trial, at most "
-        f"{setting['epochs']} epochs, {setting['max_train']} training images. "
-        + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-        + ".",
-        "",
-        "| pruner | trials pruned | better than what was found | epochs | saved | processor s "
-        "| saved | "
-        + " | ".join(f"test, {target}" for target in targets)
-        + " | test, against none |",
-        "|---" * (8 + len(targets)) + "|",
-    ]
-    for row in rows:
-        tests = (_mean_and_deviation(row["test"][target]) for target in targets)
-        difference = "{:+.3f} ± {:.3f}".format(*row["test_difference"])
-        cells = [
-            row["pruner"],
-            f"{row['pruned']:.1f}",
-            str(row["pruned_wrongly"]),
-            f"{row['epochs']:.0f}",
-            f"{row['epochs_saved']:.0%}",
-            f"{row['seconds']:.0f}",
-            f"{row['seconds_saved']:.0%}",
-            *tests,
-            "" if row["pruner"] == "none" else difference,
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += [
-        "",
-        f"The {n_searches} searches without a pruner, their curves given to each pruner:",
-        "",
-        "| pruner | epochs saved | best trial pruned | of the three best, pruned |",
-        "|---|---|---|---|",
-        *(
-            f"| {row['pruner']} | {row['replayed_epochs_saved']:.0%} | {row['best_pruned']} of "
-            f"{n_searches} | {row['top_pruned']} of {3 * n_searches} |"
-            for row in rows[1:]
-        ),
-    ]
-    return "\n".join([*lines, *_recorded_lines(result.get("recordings", []))])
-
-
-def _recorded_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the table of the recordings, a row a pruner, if there are any."""
-    if not rows:
-        return []
-    names = list(dict.fromkeys(row["recording"] for row in rows))
-    lines = [
-        "",
-        f"Recorded trainings of random plans in random order, {rows[0]['studies']} studies of "
-        f"{rows[0]['trials']} trials each: epochs saved / studies whose best trial was pruned / "
-        "accuracy lost by that.",
-        "",
-        f"| pruner | {' | '.join(names)} |",
-        "|---" * (1 + len(names)) + "|",
-    ]
-    for pruner in list(PRUNERS)[1:]:
-        cells = [
-            f"{row['epochs_saved']:.0%} / {row['best_pruned']:.0%} / {row['lost']:.3f}"
-            for row in rows
-            if row["pruner"] == pruner
-        ]
-        lines.append(f"| {pruner} | {' | '.join(cells)} |")
-    return lines
-
-
-def _mean_and_deviation(values: Sequence[float]) -> str:
-    """Return mean and standard deviation over the searches."""
-    spread = stdev(values) if len(values) > 1 else 0.0
-    return f"{fmean(values):.3f} ± {spread:.3f}"
 
 
 def load_results(path: Path, frame: dict[str, Any]) -> dict[str, Any]:
@@ -557,7 +270,7 @@ def run(options: argparse.Namespace) -> None:
         )
         write_results(path, result)
         return
-    done = {(_round(search), search["pruner"]) for search in result["searches"]}
+    done = {(round_of(search), search["pruner"]) for search in result["searches"]}
     end = time.monotonic() + 60 * options.minutes
     problems: dict[str, Problem] = {}
     for seed, sampler, target, pruner in product(

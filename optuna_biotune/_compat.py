@@ -25,6 +25,7 @@ __all__ = [
     "get_trial_system_attrs",
     "rdb_session",
     "read_trials",
+    "running_trials_alive_since",
     "set_trial_system_attr",
     "study_key",
     "trial_id_column",
@@ -111,6 +112,22 @@ def fail_running_trial(session: Any, study_id: int, trial_id: int) -> bool:
     )
     failed = {"state": TrialState.FAIL, "datetime_complete": datetime.now()}
     return bool(running.update(failed, synchronize_session=False))
+
+
+def running_trials_alive_since(session: Any, study_id: int, time: datetime) -> list[int]:
+    """Return the identifiers of a study's running trials with a heartbeat after a time."""
+    from optuna.storages._rdb import models
+
+    alive = (
+        session.query(models.TrialModel.trial_id)
+        .join(models.TrialHeartbeatModel)
+        .filter(
+            models.TrialModel.study_id == study_id,
+            models.TrialModel.state == TrialState.RUNNING,
+            models.TrialHeartbeatModel.heartbeat > time,
+        )
+    )
+    return [row.trial_id for row in alive]
 
 
 def trial_id_column() -> Any:

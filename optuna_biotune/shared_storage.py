@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from optuna_biotune import _compat
 from optuna_biotune.database_errors import translate_errors
 from optuna_biotune.patience import Patience
+from optuna_biotune.sqlite_sharing import SharingWatch
 
 _logger = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ class SharedStorage(RDBStorage):
     :class:`optuna_biotune.patience.Patience`. What the lost answer of an earlier attempt had
     already changed is not changed twice.
 
+    Over SQLite it warns once if several processes share the file.
+
     A trial that ``study.optimize`` starts has a heartbeat from its first moment. With
     ``RDBStorage`` it has none before its worker's first heartbeat, and a worker killed in between
     leaves a trial that runs forever.
@@ -62,7 +65,7 @@ class SharedStorage(RDBStorage):
     def __getstate__(self) -> dict[Any, Any]:
         """Leave out what belongs to this process."""
         state = super().__getstate__()
-        del state["patience"], state["_thread"]
+        del state["patience"], state["_thread"], state["_sharing"]
         return state
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
@@ -74,6 +77,7 @@ class SharedStorage(RDBStorage):
         translate_errors(self.engine)
         self.patience = Patience(self.engine.url)
         self._thread = _ThreadState()
+        self._sharing = SharingWatch(self)
 
     create_new_study = _patiently(RDBStorage.create_new_study)
     delete_study = _patiently(RDBStorage.delete_study)
@@ -130,6 +134,7 @@ class SharedStorage(RDBStorage):
         self._thread.starts_with_heartbeat = True
         read = super()._get_stale_trial_ids
         stale = self.patience.call(lambda repeated: read(study_id))
+        self.patience.call(lambda repeated: self._sharing.look(study_id))
         # While the database was away, no worker could record a heartbeat.
         assert self.heartbeat_interval is not None
         grace_period = self.grace_period or 2 * self.heartbeat_interval
@@ -166,6 +171,7 @@ class SharedStorage(RDBStorage):
         trial = super()._get_prepared_new_trial(study_id, template_trial, session)
         if template_trial is None and self._thread.starts_with_heartbeat:
             session.add(_compat.first_heartbeat(trial))
+        self._sharing.started(trial.trial_id)
         return trial
 
     # Operations that must not take effect twice
@@ -207,8 +213,10 @@ class SharedStorage(RDBStorage):
         """
         store = super().set_trial_state_values
         read = super().get_trial
-        if state == TrialState.RUNNING and self._thread.starts_with_heartbeat:
-            self.record_heartbeat(trial_id)
+        if state == TrialState.RUNNING:
+            self._sharing.started(trial_id)
+            if self._thread.starts_with_heartbeat:
+                self.record_heartbeat(trial_id)
 
         def store_once(repeated: bool) -> bool:
             try:

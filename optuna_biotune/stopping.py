@@ -57,11 +57,7 @@ class StopOnPlateau:
         if trial.number + 1 < self._min_trials:
             return
         found = recommend(study)
-        if found is None or found.regret > self._tolerance * found.noise:
-            self._n_small = 0
-            return
-        self._n_small += 1
-        if self._n_small < self._patience:
+        if found is None or not self.is_reached(trial.number + 1, found.regret, found.noise):
             return
         _logger.warning(
             "Stopped after trial %d: the best plan is expected to be better than that of trial %d "
@@ -72,3 +68,17 @@ class StopOnPlateau:
             found.noise,
         )
         study.stop()
+
+    def is_reached(self, n_trials: int, regret: float, noise: float) -> bool:
+        """Tell whether the plateau is reached, and remember for how many trials in a row.
+
+        Args:
+            n_trials: Trials so far.
+            regret: How much better the best plan is expected to be than the recommended one.
+            noise: Standard deviation of an evaluation, in the same unit.
+        """
+        if n_trials < self._min_trials or regret > self._tolerance * noise:
+            self._n_small = 0
+            return False
+        self._n_small += 1
+        return self._n_small >= self._patience

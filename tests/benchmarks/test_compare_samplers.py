@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import compare_samplers
 import numpy as np
@@ -12,10 +10,11 @@ import optuna
 import pretrain
 import pytest
 import record_landscape
+import sampler_tables
 from landscapes.functions import RecordedLandscape, load_landscape, phenotypes, plateau
 from landscapes.recorded import RECORDINGS, Recording
 
-from optuna_biotune import FineTuningPlan
+from optuna_biotune import BioTuneSampler, FineTuningPlan, StopOnPlateau
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -58,53 +57,63 @@ def test_both_encodings_express_the_same_plan() -> None:
 
 
 def test_the_comparison_goes_on_where_it_was_stopped_and_prints_its_table(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(compare_samplers, "CHECKPOINTS", (5, 12))
-    monkeypatch.setattr(compare_samplers, "ProcessPoolExecutor", _SameProcess)
     out = tmp_path / "samplers.jsonl"
-    options = ["--landscapes", "synthetic3-0", "--out", str(out)]
+    options = ["--landscapes", "synthetic3-0", "--evaluations", "12", "--out", str(out)]
     compare_samplers.main([*options, "--samplers", "BioTune", "random", "--seeds", "1"])
     first = out.read_text()
     compare_samplers.main([*options, "--samplers", "BioTune", "random", "TPE", "--seeds", "2"])
     assert out.read_text().startswith(first)
-    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    lines = sampler_tables.read_lines(out)
     cells = {(line["sampler"], line["seed"]) for line in lines}
     assert len(lines) == 6
     assert cells == {(name, seed) for name in ("BioTune", "random", "TPE") for seed in (0, 1)}
+    assert all(len(line["regret"]) == 10 for line in lines if line["sampler"] == "BioTune")
     table = capsys.readouterr().out
     assert "| BioTune, best value |" in table
     assert table.endswith(out.with_suffix(".md").read_text())
+    with pytest.raises(SystemExit, match="another number of evaluations"):
+        compare_samplers.main(["--evaluations", "13", "--out", str(out)])
 
 
-class _SameProcess:
-    """Runs jobs at once, where a test has changed what they use."""
-
-    def __init__(self, workers: int) -> None: ...
-
-    def __enter__(self) -> _SameProcess:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def submit(self, job: Any, *arguments: Any) -> Any:
-        from concurrent.futures import Future
-
-        future: Future[Any] = Future()
-        future.set_result(job(*arguments))
-        return future
+def test_a_course_is_kept_as_its_changes() -> None:
+    course = compare_samplers.changes([0.1, 0.1, 0.5, 0.4, 0.4])
+    assert course == [(1, 0.1), (3, 0.5), (4, 0.4)]
+    found = [sampler_tables.value_after(course, n) for n in (1, 2, 3, 4, 9)]
+    assert found == [0.1, 0.1, 0.5, 0.4, 0.4]
 
 
-def test_ranks_are_shared_by_ties_and_average_over_landscapes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(compare_samplers, "CHECKPOINTS", (10,))
+def test_a_level_is_reached_once_the_course_stays_there() -> None:
+    course = [(1, 0.1), (3, 0.5), (4, 0.2), (6, 0.4), (9, 0.45)]
+    reached = [sampler_tables.evaluations_until(course, level) for level in (0.1, 0.4, 0.45, 0.5)]
+    assert reached == [1, 6, 9, float("inf")]
+
+
+def test_the_table_stops_a_search_where_the_callback_would() -> None:
+    landscape = load_landscape("synthetic3-0")
+    line = {"evaluations": 60, **compare_samplers.search("BioTune", landscape, 0, 60)}
+    noise = np.random.default_rng([landscape.n_blocks, 0])
+    names = [f"block{index:02d}" for index in range(landscape.n_blocks)]
+
+    def objective(trial: optuna.Trial) -> float:
+        genes = compare_samplers.suggested_genes(trial, names, False)
+        assert genes is not None
+        value = float(landscape.true_values(genes[None])[0])
+        return value + landscape.noise * noise.standard_normal()
+
+    study = optuna.create_study(direction="maximize", sampler=BioTuneSampler(seed=0))
+    study.optimize(objective, n_trials=60, callbacks=[StopOnPlateau()])
+    assert sampler_tables.stopped_after(line, 0.5) == len(study.trials) < 60
+
+
+def test_ranks_are_shared_by_ties_and_average_over_landscapes() -> None:
     values = {
         "a": np.asarray([[[3.0]], [[1.0]]]),
         "b": np.asarray([[[2.0]], [[1.0]]]),
         "c": np.asarray([[[1.0]], [[0.0]]]),
     }
-    ranks = compare_samplers.mean_ranks(values)
+    ranks = sampler_tables.mean_ranks(values)
     assert [ranks[name][0][0] for name in "abc"] == [1.25, 1.75, 3.0]
 
 

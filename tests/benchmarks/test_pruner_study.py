@@ -24,7 +24,8 @@ def study(data: Path, out: Path, *more: str) -> list[dict[str, object]]:
 def test_every_pruner_searches_and_a_second_run_goes_on(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pruner_study import PRUNERS, main
+    from pruner_replay import PRUNERS
+    from pruner_study import main
 
     searches = study(data, tmp_path)
     assert [search["pruner"] for search in searches] == 2 * list(PRUNERS)
@@ -53,7 +54,7 @@ def test_no_search_begins_after_the_time(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_replayed_pruner_sees_each_curve_up_to_where_it_prunes() -> None:
-    from pruner_study import replay
+    from pruner_replay import replay
 
     good, bad = [0.5, 0.6, 0.7, 0.8, 0.9, 0.9], [0.1, 0.1, 0.1, 0.2, 0.3, 1.0]
     curves = [good] * 10 + [bad]
@@ -66,7 +67,7 @@ def test_a_replayed_pruner_sees_each_curve_up_to_where_it_prunes() -> None:
 
 def test_recorded_trainings_are_reported_as_the_objective_does() -> None:
     from landscapes.recorded import Recording
-    from pruner_study import reported_curves
+    from pruner_replay import reported_curves
 
     seeds = [[0.2, 0.4, 0.3, 0.3, 0.9], [0.1, 0.3, 0.5, 0.4, 0.6]]
     recording = Recording(("a",), np.zeros((1, 2)), np.array([seeds]))
