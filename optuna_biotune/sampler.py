@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -287,9 +287,9 @@ class BioTuneSampler(BaseSampler):
         """Propose a baseline in the first trials, then random ones, then by the surrogate."""
         assert self._reader is not None
         rng = self._generator(trial.number)
-        if trial.number < len(_BASELINES):
+        for place in _baseline_places(breeder.trials, trial.number):
             names = block_names(self._given_search_space) or self._reader.block_names()
-            baseline = breeder.baseline(names, _BASELINES[trial.number] or len(names))
+            baseline = breeder.baseline(names, _BASELINES[place] or len(names))
             if baseline is not None:
                 return baseline
         evidence = self._reader.evidence(search_space, breeder.encoding, breeder.pair_seed)
@@ -312,6 +312,29 @@ class BioTuneSampler(BaseSampler):
         if self._entropy is None:
             self._entropy = secrets.randbits(64)
         return np.random.default_rng([self._entropy, self._n_reseeds, *key])
+
+
+def _baseline_places(trials: Sequence[FrozenTrial], number: int) -> Iterator[int]:
+    """Yield the places in :data:`_BASELINES` that a trial may take.
+
+    That are its own, by its number, and those of trials that failed. A plan that failed twice may
+    always fail, and is left.
+    """
+    if number < len(_BASELINES):
+        yield number
+    places = range(min(number, len(_BASELINES)))
+    free = [place for place in places if _is_failed_baseline(trials[place])]
+    if not free or any(not t.state.is_finished() and not t.params for t in trials[:number]):
+        return  # an earlier trial takes them
+    failed = [trial.params for trial in trials if _is_failed_baseline(trial)]
+    yield from (place for place in free if failed.count(trials[place].params) == 1)
+
+
+def _is_failed_baseline(trial: FrozenTrial) -> bool:
+    if trial.state != TrialState.FAIL:
+        return False
+    tag = Tag.of(trial)
+    return tag is not None and tag.role == "baseline"
 
 
 def _checked_search_space(

@@ -171,7 +171,7 @@ class SharedStorage(RDBStorage):
         trial = super()._get_prepared_new_trial(study_id, template_trial, session)
         if template_trial is None and self._thread.starts_with_heartbeat:
             session.add(_compat.first_heartbeat(trial))
-        self._sharing.started(trial.trial_id)
+        self._sharing.started(int(trial.trial_id))
         return trial
 
     # Operations that must not take effect twice

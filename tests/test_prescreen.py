@@ -72,6 +72,20 @@ def test_a_baseline_that_was_enqueued_is_not_trained_twice() -> None:
     assert masks(study).count("FFFFFT") == 1
 
 
+def test_a_baseline_that_failed_is_tried_once_more() -> None:
+    study = new_study(BioTuneSampler(seed=0, search_space=SPACE))
+
+    def failing(trial: optuna.Trial) -> float:
+        plan = suggest_plan(trial, BLOCKS)
+        fails = plan == FineTuningPlan.full(BLOCKS) or trial.number == 1
+        return math.nan if fails else worth(plan)
+
+    study.optimize(failing, n_trials=8)
+    assert masks(study)[1:5] == ["FFFFFT", "FFFFTT", "TTTTTT", "FFFFFT"]
+    plans = [FineTuningPlan.from_trial(trial) for trial in study.trials]
+    assert plans.count(FineTuningPlan.full(BLOCKS)) == 2
+
+
 def test_joining_another_samplers_study_starts_no_baselines() -> None:
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
     study.optimize(objective, n_trials=12)

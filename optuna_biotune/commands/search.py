@@ -50,6 +50,7 @@ def search(
 
     Raises:
         CommandError: If several trials fail, one after another.
+        KeyboardInterrupt: If it is stopped; the trial that was running is then failed.
     """
     if n_finished(study) >= n_trials:
         return
@@ -60,8 +61,20 @@ def search(
         MaxTrialsCallback(n_trials, states=FINISHED),
     ]
     progress.begin(study)
+    started: list[int] = []
+
+    def noted(trial: optuna.Trial) -> float | tuple[float, ...]:
+        started.append(trial.number)
+        return objective(trial)
+
     with progress:
-        study.optimize(objective, callbacks=callbacks)
+        try:
+            study.optimize(noted, callbacks=callbacks)
+        except KeyboardInterrupt:
+            # Left running, its plan would be missing until its heartbeats count as stale.
+            if started:
+                study.tell(started[-1], state=TrialState.FAIL, skip_if_finished=True)
+            raise
     failures.check()
 
 

@@ -45,8 +45,8 @@ def test_it_ends_with_a_table_a_recipe_weights_and_a_report(tuned: Tuned) -> Non
 def test_the_search_begins_with_the_usual_plans_trained_like_any_trial(tuned: Tuned) -> None:
     trials = tuned.place.study().get_trials()
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
-    assert [trial.user_attrs["mask"] for trial in trials[:2]] == ["FFFFFT", "TTTTTT"]
-    assert trials[0].system_attrs["biotune"]["role"] == "adopted"
+    assert [trial.user_attrs["mask"] for trial in trials[:2]] == ["TTTTTT", "FFFFFT"]
+    assert {trial.system_attrs["biotune"]["role"] for trial in trials[:3]} == {"baseline"}
 
 
 def test_the_recipe_is_that_of_the_best_trial(tuned: Tuned) -> None:
@@ -132,10 +132,12 @@ def test_a_stopped_search_goes_on_by_the_same_command(
     status, printed, errors = run_here(*place.tune, "--trials", "4")
     assert status == 0, errors
     assert f"Study shades-resnet18: {done} of 4 trials done" in printed
-    trials = place.study().get_trials(states=FINISHED)
-    assert len(trials) == 4
-    masks = [trial.user_attrs["mask"] for trial in trials]
-    assert masks.count("FFFFFT") >= 1 and masks.count("TTTTTT") >= 1
+    trials = place.study().get_trials()
+    states = [trial.state for trial in trials]
+    assert states.count(TrialState.FAIL) == 1 and len(trials) == 5
+    plans = [FineTuningPlan.from_trial(trial) for trial in trials if trial.state in FINISHED]
+    names = plans[0].names
+    assert {FineTuningPlan.full(names), FineTuningPlan.linear_probe(names)} < set(plans)
 
 
 def test_two_workers_share_the_trials(place: Place) -> None:
