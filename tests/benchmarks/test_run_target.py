@@ -11,6 +11,7 @@ from report import markdown, mean_and_deviation, read_results
 from run_target import RESULTS, command_of, main
 
 from tests.benchmarks.conftest import BENCHMARKS
+from tests.benchmarks.image_set_files import write_usps
 
 REFITS = [
     "BioTune",
@@ -133,6 +134,25 @@ def test_options_below_one_are_refused_before_anything_is_read(
         run(data, checkpoint, tmp_path, option, "0")
 
     assert not list(tmp_path.iterdir())
+
+
+def test_a_search_runs_on_a_set_of_the_paper(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_usps(tmp_path, monkeypatch)
+    options = "--target paper-usps --trials 2 --epochs 1 --search-seeds 1 --refit-seeds 1"
+
+    main(
+        [
+            *("--data", str(tmp_path), "--out", str(tmp_path), "--checkpoint", str(checkpoint)),
+            *(*options.split(), "--size", "16", "--device", "cpu"),
+        ]
+    )
+
+    result = json.loads((tmp_path / "paper-usps-small_resnet.json").read_text())
+    sizes = {name: result["data"][name] for name in ("train", "val", "test", "classes")}
+    assert sizes == {"train": 24, "val": 6, "test": 9, "classes": 3}
+    assert result["data"]["shows"] == "handwritten digits"
 
 
 def test_the_command_names_what_differs_from_the_defaults() -> None:
