@@ -179,21 +179,23 @@ def library_versions() -> dict[str, str]:
 
 
 def committed_table() -> str:
-    """Return the committed checkpoints as a Markdown table: size, training, accuracy, command."""
+    """Return the committed checkpoints as a Markdown table.
+
+    Parameters are counted without the head, blocks with it.
+    """
     rows: list[list[Any]] = [
         ["network", "parameters", "blocks", "epochs", "validation accuracy", "command"],
         ["---"] * 6,
     ]
     for network in NETWORKS:
         checkpoint = load_checkpoint(checkpoint_path(network))
-        body = checkpoint.build(n_classes=1)
-        record = checkpoint.record
-        n_parameters = sum(parameter.numel() for parameter in body.parameters())
+        record, model = checkpoint.record, checkpoint.build(n_classes=1)
+        body = [value for name, value in model.named_parameters() if name in checkpoint.body]
         rows.append(
             [
                 network,
-                f"{n_parameters / 1e6:.2f} M",
-                len(optuna_biotune.partition_blocks(body).names),
+                f"{sum(parameter.numel() for parameter in body) / 1e6:.2f} M",
+                len(optuna_biotune.partition_blocks(model).names),
                 record.epochs,
                 f"{record.top1:.3f}",
                 f"`{record.command}`",

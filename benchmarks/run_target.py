@@ -168,7 +168,8 @@ def command_of(setting: Setting, n_trials: int) -> str:
     return " ".join(words)
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     default = Setting(target="", network="small_resnet")
     parser = argparse.ArgumentParser(
         description="Search a fine-tuning plan for a target set with BioTune, refit the best one "
@@ -208,6 +209,20 @@ def _check_at_least_one(options: argparse.Namespace) -> None:
             raise ValueError(f"`--{flag}` must be at least 1, but got {getattr(options, name)}.")
 
 
+def setting_of(options: argparse.Namespace) -> Setting:
+    """Return the setting that the options describe; without a size, images have the network's.
+
+    Args:
+        options: The parsed command line.
+    """
+    # Every option of a run that has a field in the setting carries its name.
+    given = {field.name: getattr(options, field.name) for field in fields(Setting)}
+    given["max_train"] = options.max_train or None
+    if options.size is None:
+        given["size"] = network_named(options.network).size
+    return Setting(**given)
+
+
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Run one target as the options say, print the comparison and write the JSON file.
 
@@ -223,12 +238,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         ConnectionError: If weights cannot be downloaded.
     """
     _check_at_least_one(options)
-    # Every option of a run that has a field in the setting carries its name.
-    given = {field.name: getattr(options, field.name) for field in fields(Setting)}
-    given["max_train"] = options.max_train or None
-    if options.size is None:
-        given["size"] = network_named(options.network).size
-    setting = Setting(**given)
+    setting = setting_of(options)
     checkpoint = _checkpoint(options)
     load = load_paper_target if setting.target.startswith(_PAPER) else load_target
     target = load(
@@ -264,7 +274,7 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: The command line; None for that of the process.
     """
-    parser = _parser()
+    parser = command_line()
     options = parser.parse_args(arguments)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from comparison import Setting
 from report import markdown, mean_and_deviation, read_results
-from run_target import RESULTS, command_of, main
+from run_target import RESULTS, command_line, command_of, main, setting_of
 
 from tests.benchmarks.conftest import BENCHMARKS
 from tests.benchmarks.image_set_files import write_usps
@@ -153,6 +153,21 @@ def test_a_search_runs_on_a_set_of_the_paper(
     sizes = {name: result["data"][name] for name in ("train", "val", "test", "classes")}
     assert sizes == {"train": 24, "val": 6, "test": 9, "classes": 3}
     assert result["data"]["shows"] == "handwritten digits"
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ("--network small_vgg", 32),
+        ("--network resnet50", 224),
+        ("--network inception_v3", 299),
+        ("--network inception_v3 --size 96", 96),
+    ],
+)
+def test_images_have_the_size_of_the_network_unless_told(options: str, size: int) -> None:
+    setting = setting_of(command_line().parse_args(["--target", "isic8", *options.split()]))
+
+    assert setting.size == size
 
 
 def test_the_command_names_what_differs_from_the_defaults() -> None:
