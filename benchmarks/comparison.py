@@ -13,6 +13,7 @@ from checkpoints import PretrainingRecord
 from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
+from paper_targets import PaperTarget
 from targets import Target
 from torch import nn
 from tqdm import tqdm
@@ -62,7 +63,12 @@ class Setting:
     seed: int = 0
 
     def objective(
-        self, model: Callable[[], nn.Module], target: Target, *, refit: bool, device: str
+        self,
+        model: Callable[[], nn.Module],
+        target: Target | PaperTarget,
+        *,
+        refit: bool,
+        device: str,
     ) -> FineTuningObjective:
         """Return the objective of the search, or that of the refits.
 
@@ -84,6 +90,7 @@ class Setting:
             model=model,
             train=target.train,
             val=target.val,
+            transform=target.transform,
             lr=self.lr,
             epochs=self.epochs,
             patience=self.patience,
@@ -198,7 +205,9 @@ def _value(trial: FrozenTrial) -> float:
 
 
 def refit_all(
-    objective: FineTuningObjective, trials: Mapping[str, FrozenTrial], target: Target
+    objective: FineTuningObjective,
+    trials: Mapping[str, FrozenTrial],
+    target: Target | PaperTarget,
 ) -> dict[str, dict[str, Any]]:
     """Train the plan of each trial on training and validation data, and test it.
 

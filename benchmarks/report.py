@@ -91,6 +91,12 @@ def timing_line(result: Mapping[str, Any]) -> str:
     )
 
 
+def markdown_table(rows: Sequence[Sequence[Any]]) -> str:
+    """Return rows as a Markdown table; the second one must be of dashes. None is an empty cell."""
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
 def markdown(results: Sequence[Mapping[str, Any]]) -> str:
     """Return the results of runs as Markdown: how the networks were pre-trained, a table a run.
 
@@ -105,14 +111,14 @@ def markdown(results: Sequence[Mapping[str, Any]]) -> str:
             [
                 name,
                 checkpoint["source"],
-                str(checkpoint["epochs"]),
+                checkpoint["epochs"],
                 f"{checkpoint['top1']:.3f}",
                 f"`{checkpoint['command']}`",
             ]
             for name, checkpoint in checkpoints.items()
         ),
     ]
-    pretraining = ["### Pre-training", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
+    pretraining = ["### Pre-training", "", markdown_table(rows), ""]
     return "\n".join([*pretraining, *(_section(result) for result in results)])
 
 
@@ -131,8 +137,7 @@ def _section(result: Mapping[str, Any]) -> str:
         f"{data['train']} training, {data['val']} validation and {data['test']} test images of "
         f"{data['classes']} classes, {setting['size']} x {setting['size']} pixels.",
         "",
-        *(f"| {' | '.join(row)} |" for row in [_COLUMNS, ["---"] * len(_COLUMNS)]),
-        *(f"| {' | '.join(row)} |" for row in _rows(result)),
+        markdown_table([_COLUMNS, ["---"] * len(_COLUMNS), *_rows(result)]),
         "",
         f"Plan found: {plan}.",
         "",

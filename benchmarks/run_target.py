@@ -1,6 +1,7 @@
 """Search a fine-tuning plan for a target set, and compare it with the usual ways to fine-tune.
 
 python benchmarks/run_target.py --data DIR --target isic8 --network small_resnet --trials 60
+python benchmarks/run_target.py --data DIR --target paper-flowers102 --network resnet50 --trials 60
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from checkpoints import (
     checkpoint_path,
     library_versions,
     load_checkpoint,
+    paper_checkpoint,
     save_checkpoint,
 )
 from comparison import (
@@ -32,7 +34,8 @@ from comparison import (
     refit_all,
     search,
 )
-from networks import NETWORKS
+from networks import NETWORKS, PAPER_NETWORKS, network_named
+from paper_targets import PAPER_TARGETS, PaperTarget, load_paper_target
 from pretrain import pretrain
 from report import markdown, plain_table, plan_lines, read_results, timing_line
 from targets import TARGETS, Target, load_target
@@ -40,6 +43,9 @@ from targets import TARGETS, Target, load_target
 from optuna_biotune import best_trial, make_storage
 
 RESULTS = Path(__file__).parent / "results"
+
+_PAPER = "paper-"
+_SHOWN = {**TARGETS, **{f"{_PAPER}{name}": shows for name, shows in PAPER_TARGETS.items()}}
 
 
 def pretrained(network: str, data: Path, *, path: Path, epochs: int, device: str) -> Checkpoint:
@@ -68,10 +74,25 @@ def pretrained(network: str, data: Path, *, path: Path, epochs: int, device: str
     return checkpoint
 
 
+def _checkpoint(options: argparse.Namespace) -> Checkpoint:
+    """Return the pre-trained network that the options name."""
+    if options.network not in PAPER_NETWORKS:
+        return pretrained(
+            options.network,
+            options.data,
+            path=options.checkpoint or checkpoint_path(options.network),
+            epochs=options.pretrain_epochs,
+            device=options.device,
+        )
+    if options.checkpoint is not None:
+        raise ValueError(f"`--checkpoint` must not be given with {options.network}.")
+    return paper_checkpoint(options.network)
+
+
 def compare(
     setting: Setting,
     checkpoint: Checkpoint,
-    target: Target,
+    target: Target | PaperTarget,
     *,
     storage: str,
     n_trials: int,
@@ -108,7 +129,7 @@ def compare(
         "setting": asdict(setting),
         "checkpoint": asdict(checkpoint.record),
         "data": {
-            "shows": TARGETS[setting.target],
+            "shows": _SHOWN[setting.target],
             "train": len(target.train),
             "val": len(target.val),
             "test": len(target.test),
@@ -147,7 +168,8 @@ def command_of(setting: Setting, n_trials: int) -> str:
     return " ".join(words)
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     default = Setting(target="", network="small_resnet")
     parser = argparse.ArgumentParser(
         description="Search a fine-tuning plan for a target set with BioTune, refit the best one "
@@ -156,11 +178,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--data", type=Path, help="directory of the .npz files")
-    add("--target", choices=TARGETS, help="target set")
-    add("--network", choices=NETWORKS, default=default.network)
+    add("--data", type=Path, help="directory of the data; the paper's sets are downloaded into it")
+    add("--target", choices=_SHOWN, metavar="NAME", help=f"one of {', '.join(_SHOWN)}")
+    add("--network", choices=[*NETWORKS, *PAPER_NETWORKS], default=default.network)
     add("--trials", type=int, default=60, help="trials of the search, pruned ones counted")
-    add("--size", type=int, default=default.size, help="height and width of the images")
+    add("--size", type=int, help="height and width of the images; default: the network's")
     add("--max-train", type=int, default=default.max_train, help="most training images; 0: all")
     add("--lr", type=float, default=default.lr, help="base learning rate of Adam")
     add("--epochs", type=int, default=default.epochs, help="most epochs of a training")
@@ -171,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--pruner", choices=PRUNERS, default=default.pruner)
     add("--seed", type=int, default=default.seed, help="seed of the sampler")
     add("--device", default="auto", help='"auto" or a torch device')
-    add("--checkpoint", type=Path, help="pre-trained weights; default: the committed ones")
+    add("--checkpoint", type=Path, help="weights of a small network; default: the committed ones")
     add("--pretrain-epochs", type=int, default=12, help="epochs, if the checkpoint is missing")
     add("--out", type=Path, default=RESULTS / "run_target", help="directory of the results")
     add("--storage", help="URL of the study's database; default: a SQLite file in --out")
@@ -187,6 +209,20 @@ def _check_at_least_one(options: argparse.Namespace) -> None:
             raise ValueError(f"`--{flag}` must be at least 1, but got {getattr(options, name)}.")
 
 
+def setting_of(options: argparse.Namespace) -> Setting:
+    """Return the setting that the options describe; without a size, images have the network's.
+
+    Args:
+        options: The parsed command line.
+    """
+    # Every option of a run that has a field in the setting carries its name.
+    given = {field.name: getattr(options, field.name) for field in fields(Setting)}
+    given["max_train"] = options.max_train or None
+    if options.size is None:
+        given["size"] = network_named(options.network).size
+    return Setting(**given)
+
+
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Run one target as the options say, print the comparison and write the JSON file.
 
@@ -198,22 +234,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     Raises:
         ValueError: If an option is out of range.
-        FileNotFoundError: If data are missing.
+        FileNotFoundError: If data are missing and cannot be downloaded.
+        ConnectionError: If weights cannot be downloaded.
     """
     _check_at_least_one(options)
-    # Every option of a run that has a field in the setting carries its name.
-    given = {field.name: getattr(options, field.name) for field in fields(Setting)}
-    setting = Setting(**{**given, "max_train": options.max_train or None})
-    checkpoint = pretrained(
-        setting.network,
+    setting = setting_of(options)
+    checkpoint = _checkpoint(options)
+    load = load_paper_target if setting.target.startswith(_PAPER) else load_target
+    target = load(
         options.data,
-        path=options.checkpoint or checkpoint_path(setting.network),
-        epochs=options.pretrain_epochs,
-        device=options.device,
-    )
-    target = load_target(
-        options.data,
-        setting.target,
+        setting.target.removeprefix(_PAPER),
         mean=checkpoint.record.mean,
         std=checkpoint.record.std,
         size=setting.size,
@@ -244,7 +274,7 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: The command line; None for that of the process.
     """
-    parser = _parser()
+    parser = command_line()
     options = parser.parse_args(arguments)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,12 +40,14 @@ class Target:
         val: Validation data alike.
         test: Test data alike.
         classes: Names of the classes, in the order of the labels.
+        transform: None: the images are as the network takes them.
     """
 
     train: TensorDataset
     val: TensorDataset
     test: TensorDataset
     classes: tuple[str, ...]
+    transform: Callable[[Any], Tensor] | None = None
 
 
 def load_target(
@@ -85,7 +88,7 @@ def load_target(
         if len(indices) == 0:
             raise ValueError(f"`name` must be a set with all splits, but {name} has no {part}.")
     if max_train is not None:
-        parts["train"] = _subset(parts["train"], labels.numpy(), max_train)
+        parts["train"] = stratified_subset(parts["train"], labels.numpy(), max_train)
     pixels = _resized(images, size)
     shape = (1, 3, 1, 1)
     pixels = (pixels - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
@@ -93,12 +96,22 @@ def load_target(
     return Target(sets["train"], sets["val"], sets["test"], classes)
 
 
-def _subset(
+def stratified_subset(
     indices: np.ndarray[tuple[int], np.dtype[np.int64]],
     labels: np.ndarray[tuple[int], np.dtype[np.int64]],
     n_items: int,
 ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Return a stratified subset of indices, or all of them if there are no more."""
+    """Return a stratified subset of indices, always the same, or all of them if there are no more.
+
+    Args:
+        indices: What to choose from, int64 [n].
+        labels: Label of each item that there is, int64.
+        n_items: Most indices to choose.
+
+    Raises:
+        ValueError: If ``n_items``, which the user gives as ``max_train``, is below the number of
+            classes.
+    """
     n_classes = len(np.unique(labels[indices]))
     if n_items < n_classes:
         raise ValueError(

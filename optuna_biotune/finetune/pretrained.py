@@ -169,7 +169,7 @@ def _download_weights(name: NetworkName) -> dict[str, Tensor]:
         ConnectionError: If they cannot be had.
     """
     try:
-        with _impatient_connections():
+        with impatient_connections():
             if name.library == "timm":
                 with _impatient_hub():
                     source: nn.Module = _timm().create_model(name.name, pretrained=True)
@@ -186,8 +186,11 @@ def _download_weights(name: NetworkName) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _impatient_connections() -> Iterator[None]:
-    """Give up where a firewall drops packets: a download would never end there."""
+def impatient_connections() -> Iterator[None]:
+    """Give up where a firewall drops packets: a download would never end there.
+
+    A connection opened inside fails after ten seconds without an answer.
+    """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_CONNECTION_TIMEOUT)
     try:

@@ -13,12 +13,6 @@ from safetensors import safe_open
 from optuna_biotune import partition_blocks
 
 
-def test_the_small_resnet_has_six_blocks_without_being_told() -> None:
-    blocks = partition_blocks(build_network("small_resnet", 5))
-
-    assert blocks.names == ("stem", "layer1", "layer2", "layer3", "layer4", "fc")
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_head_of_a_network_is_its_last_block(name: str) -> None:
     network = build_network(name, 5)
@@ -30,9 +24,7 @@ def test_the_head_of_a_network_is_its_last_block(name: str) -> None:
 
 
 def test_an_unknown_network_is_refused_by_name() -> None:
-    with pytest.raises(
-        ValueError, match="`name` must be one of small_resnet, small_densenet, but got 'vgg'"
-    ):
+    with pytest.raises(ValueError, match=r"`name` must be one of small_resnet, .*, but got 'vgg'"):
         build_network("vgg", 5)
 
 
@@ -109,15 +101,3 @@ def test_networks_built_from_a_checkpoint_differ_only_in_their_heads(checkpoint:
 def test_a_directory_without_the_source_ends_with_a_message(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"must hold tinyimagenet200\.npz"):
         main(["--data", str(tmp_path), "--out", str(tmp_path / "x.safetensors")])
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-def test_committed_checkpoints_are_small_and_fit_their_networks(network: str) -> None:
-    from checkpoints import checkpoint_path
-
-    path = checkpoint_path(network)
-
-    assert path.stat().st_size < 5_000_000
-    loaded = load_checkpoint(path)
-    assert loaded.record.network == network
-    assert loaded.build(3)(torch.zeros(2, 3, 32, 32)).shape == (2, 3)

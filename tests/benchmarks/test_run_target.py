@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from comparison import Setting
 from report import markdown, mean_and_deviation, read_results
-from run_target import RESULTS, command_of, main
+from run_target import RESULTS, command_line, command_of, main, setting_of
 
 from tests.benchmarks.conftest import BENCHMARKS
+from tests.benchmarks.image_set_files import write_usps
 
 REFITS = [
     "BioTune",
@@ -133,6 +134,40 @@ def test_options_below_one_are_refused_before_anything_is_read(
         run(data, checkpoint, tmp_path, option, "0")
 
     assert not list(tmp_path.iterdir())
+
+
+def test_a_search_runs_on_a_set_of_the_paper(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_usps(tmp_path, monkeypatch)
+    options = "--target paper-usps --trials 2 --epochs 1 --search-seeds 1 --refit-seeds 1"
+
+    main(
+        [
+            *("--data", str(tmp_path), "--out", str(tmp_path), "--checkpoint", str(checkpoint)),
+            *(*options.split(), "--size", "16", "--device", "cpu"),
+        ]
+    )
+
+    result = json.loads((tmp_path / "paper-usps-small_resnet.json").read_text())
+    sizes = {name: result["data"][name] for name in ("train", "val", "test", "classes")}
+    assert sizes == {"train": 24, "val": 6, "test": 9, "classes": 3}
+    assert result["data"]["shows"] == "handwritten digits"
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ("--network small_vgg", 32),
+        ("--network resnet50", 224),
+        ("--network inception_v3", 299),
+        ("--network inception_v3 --size 96", 96),
+    ],
+)
+def test_images_have_the_size_of_the_network_unless_told(options: str, size: int) -> None:
+    setting = setting_of(command_line().parse_args(["--target", "isic8", *options.split()]))
+
+    assert setting.size == size
 
 
 def test_the_command_names_what_differs_from_the_defaults() -> None:
