@@ -42,7 +42,9 @@ def test_the_example_finds_a_plan_and_loads_no_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
     )
     assert finished.returncode == 0, finished.stderr
-    found = re.search(r"Full fine-tuning (0\.\d+), best plan (0\.\d+):\n(.*)\nFalse$", finished.stdout)
+    found = re.search(
+        r"Full fine-tuning (0\.\d+), best plan (0\.\d+):\n(.*)\nFalse$", finished.stdout
+    )
     assert found is not None, finished.stdout
     assert float(found[2]) >= float(found[1]) > 0.6
 

@@ -9,6 +9,7 @@ images. Offline, some seconds:
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ def main() -> None:
     digits = load_digits()
     order = rng.permutation(len(digits.target))
     images, labels = digits.data[order] / 16.0, digits.target[order]
-    body = [fresh_layer(*pair, rng) for pair in zip(WIDTHS, WIDTHS[1:], strict=False)]
+    body = [fresh_layer(*pair, rng) for pair in pairwise(WIDTHS)]
     network = [*body, fresh_layer(WIDTHS[-1], 10, rng)]
     network = train(network, [0.3] * len(BLOCKS), images[SOURCE], labels[SOURCE], epochs=300)
     network[-1] = fresh_layer(WIDTHS[-1], 2, rng)
