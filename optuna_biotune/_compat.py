@@ -22,10 +22,12 @@ __all__ = [
     "contains",
     "fail_running_trial",
     "first_heartbeat",
+    "get_study_system_attrs",
     "get_trial_system_attrs",
     "rdb_session",
     "read_trials",
     "running_trials_alive_since",
+    "set_study_system_attr",
     "set_trial_system_attr",
     "study_key",
     "trial_id_column",
@@ -76,6 +78,16 @@ def read_trials(
 def get_trial_system_attrs(trial: Trial) -> dict[str, Any]:
     """Return the system attributes of a running trial as the storage holds them."""
     return trial.storage.get_trial_system_attrs(trial._trial_id)
+
+
+def get_study_system_attrs(study: Study) -> dict[str, Any]:
+    """Return the system attributes of a study as the storage holds them."""
+    return study._storage.get_study_system_attrs(study._study_id)
+
+
+def set_study_system_attr(study: Study, key: str, value: Any) -> None:
+    """Write a system attribute of a study, in one step."""
+    study._storage.set_study_system_attr(study._study_id, key, value)
 
 
 def set_trial_system_attr(study: Study, trial: FrozenTrial, key: str, value: Any) -> None:

@@ -131,7 +131,9 @@ def tune(
 
     Stop it with Ctrl-C at any time: the same command goes on from there.
 
-    Run it several times at once, also on several machines: they share the trials.
+    Run it several times at once, also on several machines: they share the trials. At the end each
+    of them trains the final networks by itself: give each an --output of its own, else the files of
+    the last one stay.
     """
     from optuna_biotune.commands.tune import TuneOptions
     from optuna_biotune.commands.tune import tune as run

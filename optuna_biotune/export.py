@@ -25,7 +25,7 @@ def export_code(recipe: Recipe, framework: str = "torch") -> str:
 
     Args:
         recipe: The recipe.
-        framework: One of :data:`FRAMEWORKS`.
+        framework: One of these names.
 
     Returns:
         The source of a module.

@@ -165,7 +165,7 @@ class FineTuningPlan:
 
     @property
     def mask(self) -> str:
-        """One letter a block, in order: F frozen, T tuned."""
+        """One letter for each block in order, F for a frozen one and T for a tuned one."""
         return "".join("F" if value == 0.0 else "T" for value in self.multipliers.values())
 
     def learning_rates(self, lr: float) -> dict[str, float]:

@@ -18,6 +18,7 @@ from optuna_biotune.commands.outcome import METRICS, PlanResult
 from optuna_biotune.commands.progress import shown_duration
 from optuna_biotune.commands.study import SETTINGS_KEY, best_complete_trial
 from optuna_biotune.genotype import FineTuningPlan
+from optuna_biotune.whole_file import replacing
 
 _PLOTS: dict[Callable[..., Any], str] = {
     visualization.plot_best_plan: "How fast each block trains in the best plan.",
@@ -86,9 +87,8 @@ def write_report(
         plots="\n".join(_plots(study)),
         version=__version__,
     )
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(page, encoding="utf-8")
 
 
 def _check(study: optuna.Study) -> None:

@@ -31,6 +31,7 @@ from optuna_biotune.finetune.pretrained import (
 )
 from optuna_biotune.recipe import Preprocessing, Recipe
 from optuna_biotune.storage import make_storage
+from optuna_biotune.whole_file import replacing
 
 _BYTES_PER_VALUE = 4
 
@@ -113,7 +114,8 @@ def tune(options: TuneOptions, console: Console) -> None:
     results, best = compare(study, objective, blocks, folders.test, console)
     recipe = _recipe(options, results[-1], blocks, folders, preprocessing)
     save_weights(best.model, options.output / WEIGHTS_FILE)
-    (options.output / RECIPE_FILE).write_text(recipe.to_json() + "\n", encoding="utf-8")
+    with replacing(options.output / RECIPE_FILE) as partial:
+        partial.write_text(recipe.to_json() + "\n", encoding="utf-8")
     write_report(study, options.output / REPORT_FILE, results, len(folders.test))
     show_results(console, results, len(folders.test))
     show_plan(console, recipe)

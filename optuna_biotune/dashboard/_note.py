@@ -35,8 +35,11 @@ class Result(Protocol):
 
 
 def merged(note: str, own: str) -> str:
-    """Put our part of a note in the place of the one that we wrote before, else at its end."""
-    begin, end = note.find(BEGIN), note.find(END)
+    """Put our part of a note in the place of the one that we wrote before, else at its end.
+
+    Should there be two, after two processes wrote at once, one is left.
+    """
+    begin, end = note.find(BEGIN), note.rfind(END)
     if 0 <= begin < end:
         return note[:begin] + own + note[end + len(END) :]
     return f"{note.rstrip()}\n\n{own}" if note.strip() else own

@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial
 
 from optuna_biotune.dashboard._figures import figures
 from optuna_biotune.dashboard._note import Result, merged, write_note
+from optuna_biotune.dashboard._storing import save_figure, save_note
 from optuna_biotune.tags import Tag
 from optuna_biotune.visualization._trials import planned_trials, recommended
 
@@ -27,9 +28,10 @@ def publish(study: Study, *, results: Mapping[str, Result] | None = None) -> Non
     has the best plan as a table, baselines beside it if they were tried in the study, and how to
     train by the plan again. Calling it again overwrites both. Text of your own in the note stays.
 
-    All of it takes less than 200 kB of the study's system attributes, in at most a few hundred
-    rows: large studies lose the text under the pointer. Call it from one process at a time; with
-    several workers see :class:`PublishEachGeneration`.
+    All of it takes less than 200 kB of the study's system attributes, in a row for each plot:
+    large studies lose the text under the pointer. Each plot and the note are stored in one step.
+    Of several processes that call it at once the last one to write stays; with workers, see
+    :class:`PublishEachGeneration`.
 
     Args:
         study: The study, with at least one finished trial of a plan.
@@ -49,8 +51,8 @@ def publish(study: Study, *, results: Mapping[str, Result] | None = None) -> Non
     drawn, missing = figures(study, None if best is None else best.trial)
     own = write_note(study, planned, best, results or {}, missing)
     for name, figure in drawn.items():
-        dashboard.save_plotly_graph_object(study, figure, graph_object_id=name)
-    dashboard.save_note(study, merged(dashboard.get_note(study), own))
+        save_figure(study, name, figure)
+    save_note(study, merged(dashboard.get_note(study), own))
 
 
 class PublishEachGeneration:
@@ -58,9 +60,9 @@ class PublishEachGeneration:
 
     Give it to every worker: the one whose trial opened a generation, that of the lowest number in
     it, publishes when that trial has finished, unless a later generation has been opened by then.
-    So one process at a time writes, without a lock. If that worker dies or is too late, the next
-    generation is published by another one. What finished since is missing until then; call
-    :func:`publish` at the end of the search.
+    So hardly ever do two write at once, without a lock, and if they do, the last one stays. If that
+    worker dies or is too late, the next generation is published by another one. What finished since
+    is missing until then; call :func:`publish` at the end of the search, in any or all workers.
 
     With other samplers every tenth trial publishes. What goes wrong is logged and does not stop
     the search.

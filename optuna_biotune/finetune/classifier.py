@@ -14,6 +14,7 @@ from optuna_biotune.finetune.device import resolve_device
 from optuna_biotune.finetune.image_folder import image_transform, read_image
 from optuna_biotune.finetune.pretrained import NetworkName, build_network
 from optuna_biotune.recipe import Recipe
+from optuna_biotune.whole_file import replacing
 
 _IMAGES_AT_ONCE = 32
 
@@ -28,15 +29,13 @@ def save_weights(model: nn.Module, path: Path) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    partial = path.with_name(f"{path.name}.partial")
-    partial.touch()
-    mode = partial.stat().st_mode  # safetensors would let nobody else read it
-    try:
-        save_model(model.cpu(), str(partial))
-    except SafetensorError as error:
-        raise OSError(f"{path} cannot be written ({error}): is the disk full?") from error
-    partial.chmod(mode)
-    partial.replace(path)
+    with replacing(path) as partial:
+        mode = partial.stat().st_mode  # safetensors would let nobody else read it
+        try:
+            save_model(model.cpu(), str(partial))
+        except SafetensorError as error:
+            raise OSError(f"{path} cannot be written ({error}): is the disk full?") from error
+        partial.chmod(mode)
 
 
 class Classifier:

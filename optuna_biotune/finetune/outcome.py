@@ -28,7 +28,7 @@ class TrialOutcome:
         measured: Best value and best epoch of each seed that was validated at least once.
         seconds: How long it took.
         flops_per_image: Floating-point operations of training on one image, if they are known.
-        measurements: Further attributes of the trial, see :meth:`Telemetry.attributes`.
+        measurements: Further attributes of the trial, see ``Telemetry.attributes``.
     """
 
     value: float

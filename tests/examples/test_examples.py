@@ -97,6 +97,35 @@ def test_lightning_reports_every_epoch_so_that_trials_can_be_pruned(
     assert study.trials[1].state == optuna.trial.TrialState.PRUNED
 
 
+def test_the_terminator_reads_the_scores_of_cross_validation_and_ends_the_search(
+    tmp_path: Path,
+) -> None:
+    finished = run_example("optuna_terminator.py", "--trials", "21", directory=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    found = re.findall(
+        r"^(\w+): ended after (\d+) trials, test accuracy (0\.\d+)", finished.stdout, re.MULTILINE
+    )
+    assert [name for name, _, _ in found] == ["Terminator", "StopOnPlateau"]
+    assert all(20 <= int(trials) <= 21 and float(test) > 0.7 for _, trials, test in found)
+
+
+def test_mlflow_has_a_run_for_each_trial_and_one_for_the_network(tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
+    finished = run_example("mlflow_tracking.py", "--trials", "4", directory=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+    by_name = {run.info.run_name: run.data for run in runs}
+    assert set(by_name) == {"0", "1", "2", "3", "best plan"}
+    for number in range(4):
+        run = by_name[str(number)]
+        assert {"balanced_accuracy"} == set(run.metrics)
+        assert "freeze_threshold" in run.params and len(run.tags["mask"]) == 4
+    best = by_name["best plan"]
+    assert best.metrics["test_accuracy"] > 0.7
+    assert len([name for name in best.params if name.startswith("multiplier/")]) == 4
+
+
 def test_a_study_that_tpe_began_is_joined(tmp_path: Path) -> None:
     finished = run_example("join_tpe_study.py", "--trials", "11", directory=tmp_path)
     assert finished.returncode == 0, finished.stderr
@@ -114,7 +143,7 @@ def test_a_study_that_tpe_began_is_joined(tmp_path: Path) -> None:
 def test_every_example_is_in_the_gallery() -> None:
     gallery = (EXAMPLES / "README.md").read_text()
     linked = set(re.findall(r"\]\(([\w/]+\.py)\)", gallery))
-    found = {str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.py")}
+    found = {str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("[!_]*.py")}
     assert linked == found - {"distributed/digits.py"}  # the task of the others
 
 
@@ -163,7 +192,7 @@ def test_pretrained_imagefolder_refuses_weights_of_another_network(
     options = ("--network", "resnet18", "--weights", tmp_path / "other.pth")
     finished = run_example("pretrained_imagefolder.py", image_folder, *options, directory=tmp_path)
     assert finished.returncode == 1
-    assert "The weights do not fit resnet18" in finished.stderr.strip().splitlines()[-1]
+    assert "`weights` do not fit resnet18" in finished.stderr.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize("network", ["resnet18", "timm:resnet18.a1_in1k"])
@@ -184,6 +213,6 @@ def test_pretrained_imagefolder_says_at_once_how_to_do_without_a_download(
         TORCH_HOME=str(tmp_path),
     )
     assert finished.returncode == 1
-    assert "--weights FILE" in finished.stderr.strip().splitlines()[-1]
+    assert "give it as `weights`" in finished.stderr.strip().splitlines()[-1]
     assert "Traceback" not in finished.stderr
     assert time.monotonic() - start < 60
