@@ -15,8 +15,9 @@ import pytest
 from optuna_biotune import make_storage
 from optuna_biotune._compat import get_study_system_attrs
 from optuna_biotune.dashboard import publish
+from optuna_biotune.dashboard._figures import figures
 from optuna_biotune.dashboard._note import BEGIN, END
-from optuna_biotune.dashboard._storing import save_note
+from optuna_biotune.dashboard._storing import save_figure, save_note
 from tests.synthetic_study import large_study
 
 optuna_dashboard = pytest.importorskip(
@@ -24,12 +25,12 @@ optuna_dashboard = pytest.importorskip(
 )
 
 STUDY = "shared"
-N_FIRST, N_EACH = 30, 2
+N_FIRST, N_EACH, N_AGAIN = 30, 2, 10
 OWN_TEXT = "Ask Ada about the labels."
 
 
 def add_and_publish(url: str, begin: Barrier, worker: int) -> None:
-    """Publish again after every trial, so that each publication differs from the others."""
+    """Publish after every trial, and then store plots of another length than the other worker."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.load_study(study_name=STUDY, storage=make_storage(url))
     trials = large_study(N_FIRST + 2 * N_EACH).trials[N_FIRST + worker * N_EACH :][:N_EACH]
@@ -37,6 +38,10 @@ def add_and_publish(url: str, begin: Barrier, worker: int) -> None:
     for trial in trials:
         study.add_trial(trial)
         publish(study)
+    drawn, _ = figures(large_study(N_FIRST * (1 + worker)), None)
+    for _ in range(N_AGAIN):
+        for name, figure in drawn.items():
+            save_figure(study, name, figure)
 
 
 def plots_of(attributes: dict[str, Any]) -> dict[str, Any]:
