@@ -23,8 +23,8 @@ unless ``--pretrained`` is given (torchvision then downloads them): accuracies o
 show only that all ways train alike. What the device can do at most in bfloat16 is measured, too.
 
 Results go to ``results/engine_speed/<device>.json`` and ``.md``.
-Those of the CPU were measured in one thread (``OMP_NUM_THREADS=1``) on a machine that had other
-work to do, with few images and epochs: their ratios count, not their seconds.
+Those of the CPU were measured on two idle cores, with few images and epochs: their ratios count,
+not their seconds.
 
 Goals: the engine never slower than ``loader``; a linear probe at least 8 times, and the mean of 50
 random genotypes at least 1.5 times as fast.
