@@ -1,0 +1,159 @@
+"""The cells of the comparison: one method on one target with one search seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from methods import METHODS
+from methods.ablations import VARIANTS
+from methods.method import Method
+from methods.problem import Sizes
+
+PROTOCOLS = ("paper", "fair")
+"""``paper``: constants as published, at the base learning rate. ``fair``: every method is tuned."""
+
+IMAGES_PER_CLASS = (5, 10, 25, 50, 100)
+
+# Far enough apart that no search uses the seeds of another, or of a test.
+_SEEDS_BETWEEN_SEARCHES = 1000
+_SEEDS_BEFORE_TESTS = 100
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A question, and what is compared to answer it.
+
+    Attributes:
+        methods: The methods or variants, by name.
+        targets: Names of the target sets that are taken if none are named; None for all.
+        protocols: Those that it has.
+        images_per_class: Numbers of training images of each class; None for a number in all.
+    """
+
+    methods: Mapping[str, Method]
+    targets: tuple[str, ...] | None = None
+    protocols: tuple[str, ...] = ("fair",)
+    images_per_class: tuple[int | None, ...] = (None,)
+
+
+_SCARCE = ("BioTune", "full fine-tuning", "linear probe", "LoRA")
+
+SUITES: dict[str, Suite] = {
+    "main": Suite(METHODS, protocols=PROTOCOLS),
+    "ablations": Suite(
+        {variant.name: variant for variant in VARIANTS}, ("flowers5", "dtd10", "busi")
+    ),
+    "labels": Suite(
+        {name: METHODS[name] for name in _SCARCE},
+        ("cifar10", "flowers5", "mnist"),
+        images_per_class=IMAGES_PER_CLASS,
+    ),
+}
+"""The suites by name."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is run and stored as a whole.
+
+    Attributes:
+        suite: One of :data:`SUITES`.
+        target: Name of the target set.
+        network: Name of the network.
+        method: Name of the method or variant.
+        tuned: Whether its constants are searched.
+        search: Number of the search, from 0, which decides all its seeds.
+        images_per_class: Training images of each class; None for the number of the sizes.
+    """
+
+    suite: str
+    target: str
+    network: str
+    method: str
+    tuned: bool
+    search: int
+    images_per_class: int | None = None
+
+    def search_seeds(self, n_seeds: int) -> range:
+        """Return the seeds of the networks of each trial."""
+        start = _SEEDS_BETWEEN_SEARCHES * self.search
+        return range(start, start + n_seeds)
+
+    def final_seeds(self, n_seeds: int) -> range:
+        """Return the seeds of the networks that are tested, the same for all methods."""
+        start = _SEEDS_BETWEEN_SEARCHES * self.search + _SEEDS_BEFORE_TESTS
+        return range(start, start + n_seeds)
+
+    def protocols(self) -> tuple[str, ...]:
+        """Return the protocols that it belongs to: a search of a plan belongs to both."""
+        suite = SUITES[self.suite]
+        if suite.methods[self.method].searches_plans:
+            return suite.protocols
+        return ("fair",) if self.tuned else ("paper",)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What decides the results of all cells, beside the cells themselves.
+
+    Attributes:
+        sizes: How large the data and the trainings are.
+        budget: Epochs of one network that each search may train.
+        search_seeds: Networks a trial.
+        final_seeds: Networks that are tested.
+        device: ``"cpu"``, or the name of the CUDA device.
+        checkpoints: For each network how it was pre-trained.
+    """
+
+    sizes: Sizes = field(default_factory=Sizes)
+    budget: float = 240.0
+    search_seeds: int = 2
+    final_seeds: int = 5
+    device: str = "cpu"
+    checkpoints: Mapping[str, Any] = field(default_factory=dict)
+
+    def key(self, cell: Cell) -> str:
+        """Return a name for a cell with this setting; another setting gives other names."""
+        about = {**asdict(self), "checkpoints": self.checkpoints[cell.network]}
+        if not cell.tuned:
+            del about["budget"], about["search_seeds"]
+        text = json.dumps([asdict(cell), about], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def list_cells(
+    suite: str,
+    *,
+    targets: Sequence[str],
+    methods: Sequence[str],
+    networks: Sequence[str],
+    protocols: Sequence[str],
+    searches: int,
+) -> list[Cell]:
+    """List the cells of a suite, those that are compared with each other together.
+
+    Args:
+        suite: One of :data:`SUITES`.
+        targets: Names of the targets.
+        methods: Names of the methods or variants.
+        networks: Names of the networks.
+        protocols: Some of :data:`PROTOCOLS`.
+        searches: How often each search is made, with other seeds.
+    """
+    known = SUITES[suite]
+    cells = [
+        Cell(suite, target, network, name, tuned, search, images)
+        for search in range(searches)
+        for network in networks
+        for target in targets
+        for images in known.images_per_class
+        for tuned in (True, False)
+        for name in methods
+        if tuned or not known.methods[name].searches_plans
+    ]
+    wanted = set(protocols).intersection(known.protocols)
+    return [cell for cell in cells if wanted.intersection(cell.protocols())]
