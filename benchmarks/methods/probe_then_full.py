@@ -11,7 +11,8 @@ from optuna_biotune import FineTuningPlan
 
 
 def _stages(names: Sequence[str], constants: Constants, epochs: int) -> tuple[Stage, ...]:
-    probe, full = FineTuningPlan.linear_probe(names), dict.fromkeys(names, constants["full_rate"])
+    probe = FineTuningPlan.linear_probe(names)
+    full = {name: constants["full_rate"] for name in names}
     if epochs == 1:
         return whole_training(probe, epochs)
     n_probe = min(max(1, round(constants["probe_share"] * epochs)), epochs - 1)

@@ -54,7 +54,7 @@ def complete_scores(
     """
     found = dict.fromkeys((target, search) for _, target, search in values)
     places = [p for p in found if all((method, *p) in values for method in methods)]
-    rows = [[values[(method, *place)] for place in places] for method in methods]
+    rows = [[values[method, place[0], place[1]] for place in places] for method in methods]
     return Scores(
         tuple(methods),
         tuple(places),

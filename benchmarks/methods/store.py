@@ -126,6 +126,6 @@ def _lives(pid: int, start: float) -> bool:
         process = psutil.Process(pid)
         # The time is computed from the clock, which may have been set since.
         same = abs(process.create_time() - start) < _SECONDS_OF_CLOCK
-        return same and process.status() != psutil.STATUS_ZOMBIE
+        return same and bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False

@@ -38,6 +38,13 @@ def problem(data: Path, checkpoint: Path) -> Problem:
     return load_problem(data, "isic8", load_checkpoint(checkpoint), SIZES, device="cpu")
 
 
+@pytest.fixture(scope="module")
+def short(data: Path, checkpoint: Path) -> Problem:
+    """The same with trainings of two epochs."""
+    sizes = replace(SIZES, epochs=2)
+    return load_problem(data, "isic8", load_checkpoint(checkpoint), sizes, device="cpu")
+
+
 def begun(method: Method, problem: Problem, **constants: Any) -> NetworkTraining:
     return NetworkTraining(
         method, {**method.default_constants(problem.settings.lr), **constants}, 0, problem
@@ -197,11 +204,11 @@ def test_layerwise_decay_slows_each_block_by_the_same_factor(problem: Problem) -
     assert list(stage.plan.multipliers.values()) == [0.03125, 0.0625, 0.125, 0.25, 0.5, 1.0]
 
 
-def toy() -> nn.Module:
-    model = nn.Sequential(nn.Linear(2, 1, bias=False), nn.Linear(1, 2, bias=False))
+def toy() -> tuple[nn.Linear, nn.Linear]:
+    body, head = nn.Linear(2, 1, bias=False), nn.Linear(1, 2, bias=False)
     with torch.no_grad():
-        model[0].weight.copy_(torch.tensor([[1.0, -2.0]]))
-    return model
+        body.weight.copy_(torch.tensor([[1.0, -2.0]]))
+    return body, head
 
 
 @pytest.mark.parametrize(
@@ -215,20 +222,21 @@ def toy() -> nn.Module:
 def test_the_penalty_is_the_distance_of_the_body_from_its_start(
     penalty: Callable[..., Callable[[], Tensor]], value: float, gradient: list[float]
 ) -> None:
-    model = toy()
-    blocks = partition_blocks(model, {"body": ["0"], "head": ["1"]})
+    body, head = toy()
+    blocks = partition_blocks(nn.Sequential(body, head), {"body": ["0"], "head": ["1"]})
     penalised = penalty(blocks, {"alpha": 3.0})
     assert penalised().item() == 0.0
     with torch.no_grad():
-        model[0].weight.add_(torch.tensor([[1.0, -2.0]]))
-        model[1].weight.add_(5.0)
+        body.weight.add_(torch.tensor([[1.0, -2.0]]))
+        head.weight.add_(5.0)
 
     found = penalised()
     found.backward()  # type: ignore[no-untyped-call]
 
     assert found.item() == pytest.approx(value)
-    assert model[0].weight.grad.tolist() == [gradient]
-    assert model[1].weight.grad is None
+    assert body.weight.grad is not None
+    assert body.weight.grad.tolist() == [gradient]
+    assert head.weight.grad is None
 
 
 def test_a_strong_penalty_keeps_the_body_near_its_start(problem: Problem) -> None:
@@ -345,22 +353,22 @@ def test_a_diverging_training_is_the_worst_of_a_search_and_ends_a_test(problem: 
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_is_tuned_within_the_budget_and_tested(name: str, problem: Problem) -> None:
+def test_every_method_is_tuned_within_the_budget_and_tested(name: str, short: Problem) -> None:
     found = run_method(
         METHODS[name],
-        problem,
+        short,
         tuned=True,
-        budget=20,
+        budget=5,
         search_seeds=[0],
         final_seeds=[100, 101],
         sampler_seed=0,
     )
 
     tuning, final = found["tuning"], found["final"]
-    assert 20 <= tuning["epochs"] < 20 + SIZES.epochs
+    assert 5 <= tuning["epochs"] <= 6
     assert tuning["trials"] >= 3
     assert len(final["test"]) == 2
-    assert 1 <= min(final["best_epochs"]) <= max(final["best_epochs"]) <= SIZES.epochs
+    assert 1 <= min(final["best_epochs"]) <= max(final["best_epochs"]) <= 2
     assert final["trainable_parameters"] > 0
 
 
@@ -386,8 +394,8 @@ def test_an_epoch_of_two_networks_counts_double_and_one_on_a_fold_its_share(
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
-def test_every_variant_runs(variant: Method, problem: Problem) -> None:
-    found = tune(variant, problem, budget=12, seeds=[0], sampler_seed=0)
+def test_every_variant_runs(variant: Method, short: Problem) -> None:
+    found = tune(variant, short, budget=4, seeds=[0], sampler_seed=0)
 
     multipliers = found.constants["multipliers"]
     assert set(multipliers) == set(BLOCKS)
@@ -397,18 +405,18 @@ def test_every_variant_runs(variant: Method, problem: Problem) -> None:
         assert set(multipliers.values()) <= {0.0, 1.0}
 
 
-def test_operators_are_left_out_for_the_time_of_a_search(problem: Problem) -> None:
+def test_operators_are_left_out_for_the_time_of_a_search(short: Problem) -> None:
     before = evolution.elite_pair, evolution.adopt
     variants = {variant.name: variant for variant in VARIANTS}
     variant = variants["BioTune, paper: no elite exploitation"]
-    roles = set()
+    roles: set[str] = set()
 
     def recommend(study: optuna.Study) -> optuna.trial.FrozenTrial:
         roles.update(tag.role for tag in map(Tag.of, study.trials) if tag is not None)
         return study.best_trial
 
     watched = replace(variant, search=replace(variant.search, recommend=recommend))
-    tune(watched, problem, budget=100, seeds=[0], sampler_seed=0)
+    tune(watched, short, budget=24, seeds=[0], sampler_seed=0)
 
     assert roles == {"initial", "offspring"}
     assert (evolution.elite_pair, evolution.adopt) == before
