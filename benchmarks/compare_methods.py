@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--network", nargs="+", choices=NETWORKS, default=["small_resnet"])
     add("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
     add("--searches", type=int, default=1, help="searches of each method on each target")
-    add("--budget", type=float, default=setting.budget, help="epochs of a search (240)")
+    add("--budget", type=float, help="epochs of a search (240; for ablations 720)")
     add("--search-seeds", type=int, default=setting.search_seeds, help="networks a trial (2)")
     add("--final-seeds", type=int, default=setting.final_seeds, help="networks tested (5)")
     add("--size", type=int, default=sizes.size, help="height and width of the images (32)")
@@ -76,7 +76,7 @@ def _check(options: argparse.Namespace) -> None:
         if getattr(options, name) < 1:
             flag = name.replace("_", "-")
             raise ValueError(f"`--{flag}` must be at least 1, but got {getattr(options, name)}.")
-    if not options.budget > 0:
+    if options.budget is not None and not options.budget > 0:
         raise ValueError(f"`--budget` must be above 0, but got {options.budget}.")
     known = SUITES[options.suite].methods
     for name in options.methods or ():
@@ -114,7 +114,7 @@ def plan_work(options: argparse.Namespace) -> Work:
         checkpoints=checkpoints,
         setting=Setting(
             sizes=Sizes(**{**given, **limits}),
-            budget=options.budget,
+            budget=suite.budget if options.budget is None else options.budget,
             search_seeds=options.search_seeds,
             final_seeds=options.final_seeds,
             device=device.type,

@@ -17,6 +17,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 from compare_methods import RESULTS
+from methods.ablations import base_of
 from methods.cells import SUITES
 from methods.ranks import Interval, difference, mean_ranks
 from methods.tables import Group, groups
@@ -105,7 +106,7 @@ def draw_ablations(found: Sequence[Group]) -> go.Figure:
     figure = make_subplots(cols=len(found), subplot_titles=[group.title for group in found])
     for column, group in enumerate(found, start=1):
         scores = group.scores()
-        bases = {name: name.partition(":")[0] for name in reversed(group.methods)}
+        bases = {name: base_of(name) for name in reversed(group.methods)}
         pairs = {n: base for n, base in bases.items() if n != base and base in bases}
         intervals = [difference(scores, name, base) for name, base in pairs.items()]
         figure.add_bar(

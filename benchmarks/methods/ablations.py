@@ -94,3 +94,13 @@ VARIANTS: tuple[Method, ...] = (
     _searched(BIOTUNE_PAPER, "population 20", sampler=partial(_population, size=20)),
 )
 """The variants, each base before what it is compared with."""
+
+
+def base_of(name: str) -> str:
+    """Return the name of what a variant is compared with; BioTune's is itself.
+
+    Args:
+        name: Name of a variant. That of the paper's evolution is compared with BioTune.
+    """
+    base, colon, _ = name.partition(":")
+    return base if colon else BIOTUNE.name

@@ -32,20 +32,25 @@ class Suite:
         targets: Names of the target sets that are taken if none are named; None for all.
         protocols: Those that it has.
         images_per_class: Numbers of training images of each class; None for a number in all.
+        budget: Epochs of a search, unless another number is given.
     """
 
     methods: Mapping[str, Method]
     targets: tuple[str, ...] | None = None
     protocols: tuple[str, ...] = ("fair",)
     images_per_class: tuple[int | None, ...] = (None,)
+    budget: float = 240.0
 
 
 _SCARCE = ("BioTune", "full fine-tuning", "linear probe", "LoRA")
 
 SUITES: dict[str, Suite] = {
     "main": Suite(METHODS, protocols=PROTOCOLS),
+    # Operators of the evolution do nothing before the second generation.
     "ablations": Suite(
-        {variant.name: variant for variant in VARIANTS}, ("flowers5", "dtd10", "busi")
+        {variant.name: variant for variant in VARIANTS},
+        ("flowers5", "dtd10", "busi"),
+        budget=720.0,
     ),
     "labels": Suite(
         {name: METHODS[name] for name in _SCARCE},

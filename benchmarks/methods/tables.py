@@ -12,6 +12,7 @@ from typing import Any
 
 from report import mean_and_deviation
 
+from methods.ablations import base_of
 from methods.cells import SUITES
 from methods.ranks import Interval, Scores, best_of, complete_scores, difference, mean_ranks
 
@@ -172,8 +173,7 @@ def _section(group: Group) -> Iterator[str]:
 def _references(group: Group, scores: Scores) -> dict[str, dict[str, str]]:
     """Return, by the heading of a column, what each method is compared with."""
     if group.suite == "ablations":
-        # The name of a variant begins with that of its base.
-        bases = {name: name.partition(":")[0] for name in group.methods}
+        bases = {name: base_of(name) for name in group.methods}
         return {"against its base": {n: base for n, base in bases.items() if base in bases}}
     known = SUITES[group.suite].methods
     baselines = [name for name in group.methods if not known[name].searches_plans]

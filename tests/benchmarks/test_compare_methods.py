@@ -396,13 +396,13 @@ def test_the_figures_show_every_method(whole: Path) -> None:
 def test_ablations_and_scarce_labels_run_and_are_drawn(
     data: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = ["BioTune", "BioTune: freezing only"]
+    names = ["BioTune", "BioTune: freezing only", "BioTune, paper"]
     compare_methods.main(
         command(data, checkpoint, tmp_path, "--suite", "ablations", "--methods", *names)
     )
     assert "against its base" in (tmp_path / "ablations.md").read_text()
     bars = plot_methods.draw_ablations(plot_methods.read_groups(tmp_path / "ablations.json"))
-    assert list(bars.data[0].y) == [names[1]]
+    assert list(bars.data[0].y) == [names[2], names[1]]
 
     monkeypatch.setitem(SUITES, "labels", replace(SUITES["labels"], images_per_class=(2, 4)))
     compare_methods.main(
