@@ -110,7 +110,7 @@ class Setting:
         budget: Epochs of one network that each search may train.
         search_seeds: Networks a trial.
         final_seeds: Networks that are tested.
-        device: ``"cpu"``, or the name of the CUDA device.
+        device: ``"cpu"`` or ``"cuda"``.
         checkpoints: For each network how it was pre-trained.
     """
 
