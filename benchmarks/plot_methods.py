@@ -32,7 +32,8 @@ COLOURS = {
     "linear probe": "#009E73",
     "LoRA": "#E69F00",
 }
-OTHERS = "#999999"
+OTHERS = "#777777"
+SYMBOLS = ("circle", "square", "diamond", "cross", "x", "star", "triangle-up", "triangle-down")
 
 
 def read_groups(path: Path) -> list[Group]:
@@ -57,10 +58,16 @@ def _error(intervals: Sequence[Interval]) -> dict[str, Any]:
     }
 
 
+def _titles(found: Sequence[Group]) -> list[str]:
+    return [group.short_title for group in found]
+
+
 def draw_ranks(found: Sequence[Group]) -> go.Figure:
     """Return a figure of the mean ranks, best at the top, a column a network and protocol."""
     figure = make_subplots(
-        cols=len(found), subplot_titles=[group.title for group in found], horizontal_spacing=0.2
+        cols=len(found),
+        subplot_titles=_titles(found),
+        horizontal_spacing=0.2,
     )
     for column, group in enumerate(found, start=1):
         ranks = sorted(mean_ranks(group.scores()).items(), key=lambda item: -item[1].mean)
@@ -80,30 +87,34 @@ def draw_ranks(found: Sequence[Group]) -> go.Figure:
 
 def draw_parameters(found: Sequence[Group]) -> go.Figure:
     """Return a figure of the mean test accuracy against the numbers that train."""
-    figure = make_subplots(cols=len(found), subplot_titles=[group.title for group in found])
+    figure = make_subplots(cols=len(found), subplot_titles=_titles(found))
     for column, group in enumerate(found, start=1):
         scores = group.scores()
-        for name in group.methods:
+        for index, name in enumerate(group.methods):
             trained = fmean(r["final"]["trainable_parameters"] for r in group.of(name))
             figure.add_scatter(
                 x=[trained],
                 y=[float(scores.of(name).mean())],
-                mode="markers+text",
-                text=name,
-                textposition="top center",
-                textfont={"size": 10},
-                marker={"color": COLOURS.get(name, OTHERS), "size": 10},
+                mode="markers",
+                name=name,
+                legendgroup=name,
+                showlegend=column == 1,
+                marker={
+                    "color": COLOURS.get(name, OTHERS),
+                    "size": 11,
+                    "symbol": SYMBOLS[index % len(SYMBOLS)],
+                },
                 row=1,
                 col=column,
             )
         figure.update_xaxes(type="log", title_text="trained parameters", row=1, col=column)
     figure.update_yaxes(title_text="balanced test accuracy", row=1, col=1)
-    return _laid_out(figure, width=620 * len(found), height=480)
+    return _laid_out(figure, width=620 * len(found), height=480, legend=True)
 
 
 def draw_ablations(found: Sequence[Group]) -> go.Figure:
     """Return a figure of each variant's difference to its base, a row of bars a network."""
-    figure = make_subplots(cols=len(found), subplot_titles=[group.title for group in found])
+    figure = make_subplots(cols=len(found), subplot_titles=_titles(found))
     for column, group in enumerate(found, start=1):
         scores = group.scores()
         bases = {name: base_of(name) for name in reversed(group.methods)}

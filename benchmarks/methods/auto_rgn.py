@@ -1,7 +1,7 @@
 """AutoRGN: each layer's learning rate follows the relative norm of its gradient.
 
 The rate of layer l is ``lr RGN_l / max_k RGN_k`` with ``RGN = ||gradient|| / ||weights||``, a layer
-being one tensor of parameters, and is computed anew for each epoch. The paper measures gradients on
+being a module with its weights and biases, and is computed anew for each epoch. The paper measures gradients on
 batches of their own before the epoch; here they are the means over the epoch before, which cost
 nothing, and in the first epoch those of its first batch.
 """
@@ -9,27 +9,32 @@ nothing, and in the first epoch those of its first batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from methods.method import Constants, Groups, Method, Stage, whole_training
-from optuna_biotune import FineTuningPlan
+from optuna_biotune import BlockPartition, FineTuningPlan
 
 
-def relative_gradient_norm(parameter: Tensor) -> float:
-    """Return the norm of a parameter's gradient divided by its own.
+def relative_gradient_norm(parameters: Sequence[Tensor]) -> float:
+    """Return the norm of the gradients of parameters, as one vector, divided by their own.
 
     Args:
-        parameter: A parameter.
+        parameters: The parameters of a layer.
 
     Returns:
-        0 for weights of zero, and without a gradient.
+        0 for weights of zero, and without gradients.
     """
-    norm = float(parameter.detach().norm())
-    if parameter.grad is None or norm == 0.0:
-        return 0.0
-    return float(parameter.grad.norm()) / norm
+    norm = _norm([parameter.detach() for parameter in parameters])
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return _norm(gradients) / norm if gradients and norm > 0.0 else 0.0
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
+    """Return the norm of tensors as one vector."""
+    return float(torch.stack([tensor.norm() for tensor in tensors]).norm())
 
 
 def normalised(norms: Sequence[float]) -> list[float]:
@@ -39,7 +44,7 @@ def normalised(norms: Sequence[float]) -> list[float]:
 
 
 class RelativeGradientNorms:
-    """Scales the learning rates of an optimizer's groups, each of one tensor, step by step."""
+    """Scales the learning rates of an optimizer's groups, each of one layer, step by step."""
 
     def __init__(self) -> None:
         self._seen: list[list[float]] = []
@@ -60,7 +65,7 @@ class RelativeGradientNorms:
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Measure the gradients, and scale the learning rates for this step."""
         groups = optimizer.param_groups
-        self._seen.append([relative_gradient_norm(group["params"][0]) for group in groups])
+        self._seen.append([relative_gradient_norm(group["params"]) for group in groups])
         if not self._rates:
             self._rates = normalised(self._seen[0])
         self._given = [group["lr"] for group in groups]
@@ -77,8 +82,13 @@ def _stages(names: Sequence[str], constants: Constants, epochs: int) -> tuple[St
     return whole_training(FineTuningPlan.full(names), epochs)
 
 
-def _one_tensor_each(groups: Groups, names: Sequence[str], constants: Constants) -> Groups:
-    return [{**group, "params": [p]} for group in groups for p in group["params"]]
+def _one_layer_each(groups: Groups, blocks: BlockPartition, constants: Constants) -> Groups:
+    layer_of = {id(p): name.rpartition(".")[0] for name, p in blocks.model.named_parameters()}
+    return [
+        {**group, "params": list(layer)}
+        for group in groups
+        for _, layer in groupby(group["params"], key=lambda p: layer_of[id(p)])
+    ]
 
 
 AUTO_RGN = Method(
@@ -86,6 +96,6 @@ AUTO_RGN = Method(
     citation="Lee, Chen, Tajwar, Kumar, Yao, Liang, Finn, Surgical Fine-Tuning Improves "
     "Adaptation to Distribution Shifts, ICLR 2023",
     stages=_stages,
-    groups=_one_tensor_each,
+    groups=_one_layer_each,
     hook=RelativeGradientNorms,
 )

@@ -135,7 +135,7 @@ class Method:
         search: How constants are searched for.
         optimizer: Builds the optimizer from parameter groups and constants.
         adapt: Changes a new pre-trained network, and returns the blocks of the changed one.
-        groups: Changes the parameter groups, given the names of the blocks and the constants.
+        groups: Changes the parameter groups, given the blocks of the network and the constants.
         penalty: Given a new pre-trained network's blocks and the constants, returns a function
             whose value is added to the loss of each step.
         hook: Returns what sees every step.
@@ -150,7 +150,7 @@ class Method:
     search: Search = field(default_factory=Search)
     optimizer: Callable[[Groups, Constants], torch.optim.Optimizer] = adam
     adapt: Callable[[BlockPartition, Constants], BlockPartition] | None = None
-    groups: Callable[[Groups, Sequence[str], Constants], Groups] | None = None
+    groups: Callable[[Groups, BlockPartition, Constants], Groups] | None = None
     penalty: Callable[[BlockPartition, Constants], Callable[[], Tensor]] | None = None
     hook: Callable[[], StepHook] | None = None
 

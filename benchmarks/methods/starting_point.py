@@ -57,10 +57,11 @@ def _stages(names: Sequence[str], constants: Constants, epochs: int) -> tuple[St
     return whole_training(FineTuningPlan.full(names), epochs)
 
 
-def _head_decays(groups: Groups, names: Sequence[str], constants: Constants) -> Groups:
+def _head_decays(groups: Groups, blocks: BlockPartition, constants: Constants) -> Groups:
     """Leave weight decay to the head."""
     return [
-        group if group["name"] == names[-1] else {**group, "weight_decay": 0.0} for group in groups
+        group if group["name"] == blocks.names[-1] else {**group, "weight_decay": 0.0}
+        for group in groups
     ]
 
 

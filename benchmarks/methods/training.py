@@ -136,7 +136,7 @@ class NetworkTraining:
             phase = [stage, *rest]
             groups = self.blocks.param_groups(phase[-1].plan, lr)
             if self._method.groups is not None:
-                groups = self._method.groups(groups, self.blocks.names, self._constants)
+                groups = self._method.groups(groups, self.blocks, self._constants)
             self._optimizer = self._method.optimizer(groups, self._constants)
             self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
                 self._optimizer, T_max=sum(one.epochs for one in phase)

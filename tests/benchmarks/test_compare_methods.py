@@ -390,7 +390,7 @@ def test_the_figures_show_every_method(whole: Path) -> None:
     ranks = plot_methods.draw_ranks(found)
     assert [set(trace.y) for trace in ranks.data] == 2 * [set(METHODS)]
     scattered = plot_methods.draw_parameters(found)
-    assert {trace.text for trace in scattered.data} == set(METHODS)
+    assert {trace.name for trace in scattered.data} == set(METHODS)
 
 
 def test_ablations_and_scarce_labels_run_and_are_drawn(

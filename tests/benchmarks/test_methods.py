@@ -262,7 +262,9 @@ def test_only_the_head_has_weight_decay_beside_a_penalty(problem: Problem) -> No
 def test_auto_rgn_divides_each_relative_gradient_norm_by_the_greatest() -> None:
     first, second = nn.Parameter(torch.tensor([3.0, 4.0])), nn.Parameter(torch.tensor([2.0]))
     first.grad, second.grad = torch.tensor([0.0, 1.0]), torch.tensor([4.0])
-    assert relative_gradient_norm(first) == pytest.approx(0.2)
+    assert relative_gradient_norm([first]) == pytest.approx(0.2)
+    # Of a layer of both: (1 + 16) / (9 + 16 + 4).
+    assert relative_gradient_norm([first, second]) == pytest.approx((17 / 29) ** 0.5)
     assert normalised([0.2, 2.0]) == [0.1, 1.0]
 
     optimizer = torch.optim.SGD([{"params": [first]}, {"params": [second]}], lr=0.5)
@@ -294,6 +296,8 @@ def test_auto_rgn_keeps_its_rates_apart_from_the_schedule(problem: Problem) -> N
         one.train_epoch(problem.whole.train)
 
     assert set(training._schedule.get_last_lr()) == set(plain._schedule.get_last_lr())
+    layers = [m for m in training.blocks.model.modules() if list(m.parameters(recurse=False))]
+    assert len(training._optimizer.param_groups) == len(layers)
 
 
 def test_lora_trains_adapters_and_the_head_and_nothing_else(problem: Problem) -> None:
