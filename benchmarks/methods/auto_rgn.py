@@ -1,9 +1,9 @@
 """AutoRGN: each layer's learning rate follows the relative norm of its gradient.
 
-The rate of layer l is ``lr RGN_l / max_k RGN_k`` with ``RGN = ||gradient|| / ||weights||``, a layer
-being a module with its weights and biases, and is computed anew for each epoch. The paper measures gradients on
-batches of their own before the epoch; here they are the means over the epoch before, which cost
-nothing, and in the first epoch those of its first batch.
+The rate of layer l is ``lr RGN_l / max_k RGN_k`` with ``RGN = ||gradient|| / ||weights||``, and is
+computed anew for each epoch. A layer is a module with its weights and biases. The paper measures
+gradients on batches of their own before the epoch; here they are the means over the epoch before,
+which cost nothing, and in the first epoch those of its first batch.
 """
 
 from __future__ import annotations

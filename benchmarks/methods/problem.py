@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from checkpoints import Checkpoint
-from sklearn.model_selection import train_test_split
-from targets import Target, load_target
+from targets import Target, load_target, stratified_subset
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -185,12 +184,7 @@ def _rows(
 def _stratified(dataset: TensorDataset, n_items: int) -> TensorDataset:
     """Return a stratified subset, or the whole if it has no more items."""
     labels = _labels(dataset)
-    if n_items > len(labels) - len(np.unique(labels)):
-        return dataset
-    rows, _ = train_test_split(
-        np.arange(len(labels)), train_size=n_items, random_state=_SUBSET_SEED, stratify=labels
-    )
-    return _rows(dataset, rows)
+    return _rows(dataset, stratified_subset(np.arange(len(labels)), labels, n_items))
 
 
 def images_per_class(dataset: TensorDataset) -> int:
