@@ -22,7 +22,7 @@ CHECKPOINTS = (10, 20, 30, 60, 127)
 BEST_VALUE = ", best value"
 """Behind the name of a sampler that recommends: the same searches, by the trial of best value."""
 
-TOLERANCES = (0.25, 0.5, 1.0)
+TOLERANCES = (0.5, 1.0, 2.0)
 """Tolerances of :class:`StopOnPlateau` that are compared; its default is among them."""
 
 _N_BOOTSTRAPS = 2000

@@ -32,7 +32,7 @@ class StopOnPlateau:
         ValueError: If an argument is out of its range.
     """
 
-    def __init__(self, *, min_trials: int = 20, tolerance: float = 0.5, patience: int = 3) -> None:
+    def __init__(self, *, min_trials: int = 20, tolerance: float = 1.0, patience: int = 5) -> None:
         if min_trials < 3:
             raise ValueError(f"`min_trials` must be at least 3, but got {min_trials}.")
         if not tolerance > 0.0:

@@ -104,7 +104,7 @@ def test_the_table_stops_a_search_where_the_callback_would() -> None:
 
     study = optuna.create_study(direction="maximize", sampler=BioTuneSampler(seed=0))
     study.optimize(objective, n_trials=60, callbacks=[StopOnPlateau()])
-    assert sampler_tables.stopped_after(line, 0.5) == len(study.trials) < 60
+    assert sampler_tables.stopped_after(line, 1.0) == len(study.trials) < 60
 
 
 def test_ranks_are_shared_by_ties_and_average_over_landscapes() -> None:

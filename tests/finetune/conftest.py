@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from optuna_biotune.finetune.objective import FineTuningObjective
+from tests.finetune.networks import PlainNetwork
 
 
 class SmallNet(nn.Module):
@@ -81,3 +83,15 @@ def make_objective(digits: Digits) -> Callable[..., FineTuningObjective]:
         return FineTuningObjective(**{**defaults, **arguments})
 
     return make
+
+
+@pytest.fixture
+def plain() -> PlainNetwork:
+    torch.manual_seed(0)
+    return PlainNetwork()
+
+
+@pytest.fixture(scope="module")
+def googlenet() -> nn.Module:
+    model: nn.Module = torchvision.models.googlenet(num_classes=3, init_weights=False)
+    return model
