@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import warnings
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -42,7 +43,7 @@ Device = Annotated[
 ]
 
 _DEFAULT_STORAGE = "sqlite:///biotune.db"
-_DEFAULT_OUTPUT = Path("biotune")
+_DEFAULT_OUTPUT = Path("biotune")  # as in commands.files, which is not loaded for --help
 _STOPPED = 130  # what shells make of SIGINT
 
 
@@ -131,29 +132,29 @@ def tune(
 
     Stop it with Ctrl-C at any time: the same command goes on from there.
 
-    Run it several times at once, also on several machines: they share the trials. At the end each
-    of them trains the final networks by itself: give each an --output of its own, else the files of
-    the last one stay.
-    """
-    from optuna_biotune.commands.tune import TuneOptions
-    from optuna_biotune.commands.tune import tune as run
+    Run it several times at once, on several machines too, and they share the trials.
 
-    options = TuneOptions(
-        data=data,
-        network=network,
-        weights=weights,
-        image_size=image_size,
-        storage=storage,
-        study=study,
-        trials=trials,
-        epochs=epochs,
-        seeds=seeds,
-        lr=lr,
-        batch_size=batch_size,
-        device=device,
-        output=output,
-    )
+    Each of them trains the final networks: give each an --output of its own.
+    """
     try:
+        from optuna_biotune.commands.tune import TuneOptions
+        from optuna_biotune.commands.tune import tune as run
+
+        options = TuneOptions(
+            data=data,
+            network=network,
+            weights=weights,
+            image_size=image_size,
+            storage=storage,
+            study=study,
+            trials=trials,
+            epochs=epochs,
+            seeds=seeds,
+            lr=lr,
+            batch_size=batch_size,
+            device=device,
+            output=output,
+        )
         run(options, Console())
     except KeyboardInterrupt:
         typer.echo(f"{PROGRAM}: stopped; the same command goes on from here.", err=True)
@@ -219,6 +220,8 @@ def main() -> None:
     Exit status: 0; 1 if something cannot be done; 2 if the command is wrong; 130 if stopped.
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    # Pillow takes large photographs for an attack; beyond twice that size it is an error.
+    warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
     try:
         sys.exit(app(standalone_mode=False, prog_name=PROGRAM))
     except (KeyboardInterrupt, typer.Abort):

@@ -71,6 +71,8 @@ def _translate(context: ExceptionContext) -> Exception | None:
     if getattr(context, "is_pre_ping", False):
         return None  # SQLAlchemy connects again
     error = context.original_exception
+    if not isinstance(error, Exception):
+        return None  # Ctrl-C, after which SQLAlchemy gives the connection up as if it were broken
     if context.is_disconnect or is_away(error):
         context.is_disconnect = True
         return Outage(error)

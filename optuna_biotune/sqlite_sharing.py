@@ -53,8 +53,8 @@ class SharingWatch:
         _logger.warning(
             "Another process works on the studies of %s, too. In a SQLite file one process writes "
             "while the others wait: for more than a few, or on several machines, take PostgreSQL "
-            "or MariaDB, such as make_storage('postgresql://user:password@host/database'). On a "
-            "network file system the file may break.",
+            "or MariaDB by a URL such as postgresql://user:password@host/database. On a network "
+            "file system the file may break.",
             shown(self._url),
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +19,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Args:
         path: The file to replace, which need not exist.
+
+    Raises:
+        OSError: If it cannot be written there.
     """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    partial.touch()
+    try:
+        partial.touch()
+    except OSError as error:  # The user knows the other name only.
+        raise type(error)(error.errno, error.strerror, str(path)) from None
     try:
         yield partial
         partial.replace(path)

@@ -20,7 +20,7 @@ import optuna
 import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
 
 from optuna_biotune.storage import make_storage
@@ -185,6 +185,19 @@ def test_a_url_without_a_driver_takes_an_installed_one(
 
 
 # Heartbeats
+
+
+def test_ctrl_c_during_a_query_is_no_outage(tmp_path: Path) -> None:
+    storage = make_storage(tmp_path / "study.db")
+    study = optimize(storage, n_trials=1)
+
+    @event.listens_for(storage.engine, "do_execute", once=True)
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study.optimize(objective, n_trials=1)
+    study.optimize(objective, n_trials=1)
 
 
 def test_heartbeats_bring_no_warnings(tmp_path: Path) -> None:

@@ -40,8 +40,10 @@ def explained(error: Exception) -> str | None:
         return f"{translate(str(error))} Give a smaller --lr."
     if isinstance(error, CommandError):
         return str(error)
+    if "Expected more than 1 value per channel" in str(error):
+        return "BatchNorm cannot train on single images: give a --batch-size of at least 2."
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}."
+        return f"{error.filename} cannot be used: {error.strerror}."
     if isinstance(error, _EXPECTED):
         return translate(str(error) or kind)
     return None

@@ -7,6 +7,7 @@ from pathlib import Path
 from optuna_biotune.commands.errors import CommandError
 from optuna_biotune.recipe import Recipe
 
+DEFAULT_OUTPUT = Path("biotune")
 RECIPE_FILE = "recipe.json"
 WEIGHTS_FILE = "model.safetensors"
 REPORT_FILE = "report.html"
@@ -29,5 +30,7 @@ def read_recipe(path: Path) -> Recipe:
         )
     try:
         return Recipe.from_json(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{file} must be a recipe in JSON, but is not text.") from error
     except ValueError as error:
-        raise CommandError(f"{file} is no recipe: {error}".replace("`text`", "it")) from error
+        raise CommandError(str(error).replace("`text`", str(file))) from error

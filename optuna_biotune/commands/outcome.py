@@ -56,7 +56,7 @@ def show_results(console: Console, results: Sequence[PlanResult], n_images: int)
     """
     table = Table(box=None, pad_edge=False)
     table.add_column(f"On {n_images} test images", no_wrap=True)
-    for heading in (*METRICS.values(), "Parameters"):
+    for heading in (*METRICS.values(), "Trained parameters"):
         table.add_column(heading, justify="right")
     for result in results:
         table.add_row(
@@ -82,4 +82,7 @@ def show_plan(console: Console, recipe: Recipe) -> None:
         table.add_row(block, f"{rate:.2g}" if rate else "[dim]frozen[/dim]")
     console.print()
     console.print(table)
-    console.print(f"for {recipe.epochs} of {recipe.schedule_epochs} epochs\n", highlight=False)
+    console.print(
+        f"trained for {recipe.epochs} epochs, of a schedule of {recipe.schedule_epochs}\n",
+        highlight=False,
+    )

@@ -43,7 +43,11 @@ class SearchProgress:
         self._task = self._bar.add_task("", total=n_trials, best="", now="", left="")
 
     def begin(self, study: optuna.Study) -> None:
-        """Take over what the study has already."""
+        """Take over what the study has already, and say how trials will be shown."""
+        self._console.print(
+            "[dim]Each trial: validation score; its blocks in order, T trained, F frozen[/dim]",
+            highlight=False,
+        )
         self._n_before = n_finished(study)
         self._best = best_complete_trial(study)
         self._begin = time.monotonic()

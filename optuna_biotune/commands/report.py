@@ -133,9 +133,9 @@ def _table(results: Sequence[PlanResult], n_images: int) -> str:
     ]
     return (
         f"<h2>On {n_images} test images</h2>\n<table>\n<tr><th>Plan</th>{head}"
-        f"<th>Parameters</th></tr>\n{chr(10).join(rows)}\n</table>\n"
-        "<p>Mean ± standard deviation of networks trained with different seeds; parameters that "
-        "the plan trains.</p>"
+        f"<th>Trained parameters</th></tr>\n{chr(10).join(rows)}\n</table>\n"
+        "<p>Mean ± standard deviation of networks trained with different seeds. Differences "
+        "smaller than the deviation may be chance.</p>"
     )
 
 

@@ -83,9 +83,10 @@ def read_study(storage: str, name: str | None) -> optuna.Study:
     if name is None and len(names) == 1:
         name = names[0]
     if name not in names:
-        found = f"It has {', '.join(names)}: give one as --study." if names else "It has none."
-        missing = "Give the name of a study." if name is None else f"There is no study {name}."
-        raise CommandError(f"{missing} {found}")
+        if not names:
+            raise CommandError(f"{storage} has no study yet: give the --storage of the search.")
+        missing = "There are several studies" if name is None else f"There is no study {name}"
+        raise CommandError(f"{missing}; {storage} has {', '.join(names)}: give one as --study.")
     return optuna.load_study(study_name=name, storage=database)
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import optuna
 from rich.console import Console
 
 from optuna_biotune.commands.errors import CommandError
-from optuna_biotune.commands.files import RECIPE_FILE, REPORT_FILE, WEIGHTS_FILE
+from optuna_biotune.commands.files import DEFAULT_OUTPUT, RECIPE_FILE, REPORT_FILE, WEIGHTS_FILE
 from optuna_biotune.commands.log import log_to
 from optuna_biotune.commands.outcome import PlanResult, show_plan, show_results
 from optuna_biotune.commands.progress import SearchProgress, WatchedPruner
@@ -91,10 +93,12 @@ def tune(options: TuneOptions, console: Console) -> None:
     _check_memory(options.batch_size, preprocessing)
     storage = make_storage(options.storage)
     _print(console, _described(folders))
+    for suffix, number in folders.left_out.items():
+        _print(console, f"left out: {number} files *{suffix}, which are not read as images")
     network = PretrainedNetwork(
         name, pretrained_weights(name, options.weights), len(folders.classes)
     )
-    options.output.mkdir(parents=True, exist_ok=True)
+    _make_folder(options.output)
     objective = _objective(options, folders, network, preprocessing)
     progress = SearchProgress(console, options.trials, options.epochs)
     study = open_study(
@@ -120,6 +124,23 @@ def tune(options: TuneOptions, console: Console) -> None:
     show_results(console, results, len(folders.test))
     show_plan(console, recipe)
     _print(console, f"Written to {options.output}: {RECIPE_FILE}, {WEIGHTS_FILE}, {REPORT_FILE}")
+    model = (
+        "" if options.output == DEFAULT_OUTPUT else f" --model {shlex.quote(str(options.output))}"
+    )
+    _print(console, f"Open {options.output / REPORT_FILE} to see why; use the network by")
+    _print(console, f"  optuna-biotune predict IMAGE...{model}")
+
+
+def _make_folder(path: Path) -> None:
+    """Make the folder for the results; raise CommandError unless it can be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise CommandError(
+            f"--output {path} is no folder that can be written ({error.strerror}): give another."
+        ) from error
 
 
 def _print(console: Console, text: str) -> None:

@@ -40,6 +40,13 @@ def resolve_device(device: str | torch.device) -> torch.device:
         raise ValueError(
             f"`device` is {device!r}, but torch sees {n_devices} CUDA device(s) on this machine."
         )
+    try:
+        torch.zeros(1, device=resolved).item()
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(
+            f"`device` {device!r} cannot be used by torch on this machine: give another one, or "
+            '"auto".'
+        ) from error
     return _with_index(resolved)
 
 

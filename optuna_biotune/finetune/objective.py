@@ -208,14 +208,16 @@ class FineTuningObjective:
             model, blocks, self._data, self._seeds[0], resolved, precision
         )
         example = self._data.take(torch.arange(2), resolved)
-        channels_last = favours_channels_last(template.model, example, batch_size)
+        # Batches are filled up to one size: not far beyond what there is.
+        at_once = min(batch_size, len(self._data))
+        channels_last = favours_channels_last(template.model, example, at_once)
         if channels_last:
             set_channels_last(template.model, True)
         sharing = PrefixSharing(
             template,
             resolved,
             precision,
-            batch_size,
+            at_once,
             example,
             default_cache_bytes(resolved) if cache_bytes is None else cache_bytes,
         )

@@ -59,7 +59,7 @@ class NetworkName:
             names = models.list_models(module=models)
             known = name in names
         if not known:
-            close = difflib.get_close_matches(name, names, n=3)
+            close = difflib.get_close_matches(name.lower(), names, n=3)
             hint = f": did you mean {', '.join(close)}?" if close else "."
             library = "timm" if prefix else "torchvision"
             raise ValueError(f"`network` {text!r} is no image classifier of {library}{hint}")
@@ -181,8 +181,15 @@ def _download_weights(name: NetworkName) -> dict[str, Tensor]:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ConnectionError(
             f"The pre-trained weights of {name} cannot be downloaded ({reason}): "
-            "get their file elsewhere and give it as `weights` (.safetensors or .pth)."
+            f"get {_address(name)} elsewhere and give it as `weights` (.safetensors or .pth)."
         ) from error
+
+
+def _address(name: NetworkName) -> str:
+    """Say where a network's weights are."""
+    if name.library == "timm":
+        return "their file"
+    return str(models.get_model_weights(name.name).DEFAULT.url)
 
 
 @contextmanager
@@ -244,7 +251,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # Both libraries have many errors for a bad file.
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise ValueError(f"`weights`: {path} cannot be read as weights ({reason}).") from error
+        if reason.startswith("Weights only load failed"):
+            reason = "it is no file of `torch.save`, or holds more than tensors"
+        raise ValueError(
+            f"`weights`: {path} cannot be read as weights ({reason}): give a file of "
+            "`torch.save(model.state_dict(), FILE)`."
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(
             f"`weights`: {path} must hold a state_dict, names and tensors alone: save "

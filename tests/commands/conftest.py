@@ -123,6 +123,13 @@ def shared_place(tmp_path_factory: pytest.TempPathFactory) -> Place:
         preprocessing=Preprocessing(32, (32, 32)),
     )
     (place.directory / "recipe.json").write_text(recipe.to_json())
+    for folder, text in {
+        "odd": '{"version": 1}',
+        "unknown": recipe.to_json().replace("resnet18", "resnet8"),
+    }.items():
+        (place.directory / folder).mkdir()
+        (place.directory / folder / "recipe.json").write_text(text)
+        (place.directory / folder / "model.safetensors").touch()
     return place
 
 

@@ -185,11 +185,19 @@ def test_the_version_is_shown(run_here: Run) -> None:
         ("tune shades {weights} --image-size 100000", 1, "GiB are free: give a smaller --image-s"),
         ("predict x.png", 1, "There is no recipe biotune/recipe.json"),
         ("export nowhere", 1, "There is no recipe nowhere"),
-        ("export resnet18.pth", 1, "resnet18.pth is no recipe"),
+        ("export resnet18.pth", 1, "resnet18.pth must be a recipe in JSON, but is not text"),
         ("export recipe.json --to keras", 1, "--to must be one of torch, timm, lightning"),
         ("export recipe.json --to timm", 1, "--to can be 'timm' only for networks of timm"),
         ("predict x.png --model .", 1, "There is no file model.safetensors"),
-        ("tune shades {weights} --output recipe.json", 1, "recipe.json: File exists."),
+        (
+            "tune shades {weights} --output recipe.json",
+            1,
+            "--output recipe.json is no folder that can be written",
+        ),
+        ("tune shades {weights} --device mps", 1, "--device 'mps' cannot be used by torch"),
+        ("tune shades {weights} --batch-size 1", 1, "give a --batch-size of at least 2"),
+        ("export odd", 1, "odd/recipe.json is not a recipe: it lacks network, "),
+        ("predict x.png --model unknown", 1, "unknown/recipe.json: the network 'resnet8' is no"),
         ("report --storage none.db", 1, "There is no file none.db"),
         ("report --storage sqlite:///none.db", 1, "give the --storage of the search"),
     ],
@@ -209,6 +217,23 @@ def test_an_error_is_one_line_that_says_what_to_do(
     assert message in errors
     assert errors.startswith("optuna-biotune: ")
     assert len(errors.splitlines()) == 1, errors
+
+
+def test_a_report_that_cannot_be_written_is_named_as_it_was_given(
+    tuned: Tuned, run_here: Run, tmp_path: Path
+) -> None:
+    storage = tuned.place.directory / "biotune.db"
+    for output in (tmp_path, tmp_path / "nowhere" / "x.html"):
+        status, _, errors = run_here("report", "--storage", storage, "--output", output)
+        assert status == 1
+        assert errors.startswith(f"optuna-biotune: {output} cannot be used: ")
+
+
+def test_predict_takes_the_recipe_for_its_folder(tuned: Tuned, run_here: Run) -> None:
+    image = tuned.place.directory / "shades" / "dark" / "0.png"
+    status, printed, errors = run_here("predict", image, "--model", tuned.output / "recipe.json")
+    assert (status, errors) == (0, "")
+    assert printed.startswith(f"{image}\t")
 
 
 def test_an_error_of_the_program_itself_keeps_its_traceback() -> None:

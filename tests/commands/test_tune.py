@@ -29,6 +29,7 @@ def test_it_ends_with_a_table_a_recipe_weights_and_a_report(tuned: Tuned) -> Non
     printed = tuned.finished.stdout
     assert "3 classes; images: 19 to train and validate, 5 to test" in printed
     assert "Study shades-resnet18: 0 of 4 trials done" in printed
+    assert printed.endswith("  optuna-biotune predict IMAGE...\n")
     assert re.search(r"^On 5 test images +Accuracy +Balanced accuracy", printed, re.MULTILINE)
     row = r"^{} +\d\.\d{{3}} ± \d\.\d{{3}} +\d\.\d{{3}} ± \d\.\d{{3}} +[\d.,]+( [kM])?$"
     for title in ("Linear probe", "Full fine-tuning"):
@@ -195,7 +196,7 @@ def test_weights_come_from_the_cache_of_torchvision(
     status, printed, errors = run_here(*options, "--trials", "1")
     assert status == 0, errors
     # One trial is all there was: the other usual plan is trained for the comparison only.
-    assert "Linear probe, the best" in printed and "Full fine-tuning " in printed
+    assert "Full fine-tuning, the best" in printed and "Linear probe " in printed
 
 
 @pytest.mark.parametrize("network", ["resnet18", "timm:resnet18.a1_in1k"])

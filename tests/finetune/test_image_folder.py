@@ -65,7 +65,7 @@ def test_the_digest_tells_other_images_and_other_parts(tmp_path: Path) -> None:
     [
         ({}, "has no folders"),
         ({"a": 9}, "has only the folder a"),
-        ({"a": 9, "b": 0}, "Found no valid file for the classes b"),
+        ({"a": 9, "b": 0}, "Found no valid file for the classes b: put images there"),
         ({"a": 9, "b": 3}, "b needs at least 4 images .* but has 3"),
     ],
 )
@@ -85,6 +85,37 @@ def test_parts_with_other_classes_are_refused(tmp_path: Path) -> None:
         read_image_folders(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("train", "validation"), "validation must be called val"),
+        (("Train", "test"), "Train must be called train"),
+        (("test", "val"), "must have a folder train beside test and val"),
+    ],
+)
+def test_parts_of_other_names_are_not_left_out(
+    tmp_path: Path, names: tuple[str, ...], message: str
+) -> None:
+    for name in names:
+        write_images(tmp_path / name, {"a": 5, "b": 5})
+    with pytest.raises(ValueError, match=message):
+        read_image_folders(tmp_path)
+
+
+def test_a_class_may_be_called_like_a_part(tmp_path: Path) -> None:
+    write_images(tmp_path, {"match": 5, "training": 5})
+    assert read_image_folders(tmp_path).classes == ("match", "training")
+
+
+def test_hidden_folders_are_no_classes_and_other_files_are_counted(tmp_path: Path) -> None:
+    write_images(tmp_path, {"a": 5, "b": 5, ".ipynb_checkpoints": 1})
+    for name in ("a/1.heic", "a/2.HEIC", "b/notes.txt", "b/.DS_Store"):
+        (tmp_path / name).touch()
+    folders = read_image_folders(tmp_path)
+    assert folders.classes == ("a", "b")
+    assert folders.left_out == {".heic": 2, ".txt": 1}
+
+
 def test_no_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         read_image_folders(tmp_path / "nowhere")
@@ -96,6 +127,13 @@ def test_images_of_any_mode_become_rgb(tmp_path: Path, mode: str) -> None:
     Image.new("RGB", (4, 3), (200, 200, 200)).convert(mode).save(tmp_path / f"x.{suffix}")
     image = read_image(tmp_path / f"x.{suffix}")
     assert (image.mode, image.size) == ("RGB", (4, 3))
+
+
+def test_images_of_16_bits_keep_their_shades(tmp_path: Path) -> None:
+    values = np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(values).save(tmp_path / "scan.png")
+    grey = np.asarray(read_image(tmp_path / "scan.png"))
+    assert np.array_equal(grey, np.repeat(np.arange(256).reshape(16, 16, 1), 3, axis=2))
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", "truncated"])

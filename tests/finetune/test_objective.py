@@ -176,6 +176,25 @@ def test_every_metric_can_be_the_objective(make_objective: MakeObjective, metric
     assert 0.3 < value < 1.0
 
 
+def test_a_batch_larger_than_the_data_costs_no_more_than_the_data(
+    make_objective: MakeObjective,
+) -> None:
+    largest = 0
+
+    class Counting(SmallNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem[0].register_forward_pre_hook(count)
+
+    def count(module: object, inputs: tuple[torch.Tensor]) -> None:
+        nonlocal largest
+        largest = max(largest, len(inputs[0]))
+
+    objective = make_objective(model=Counting, batch_size=100_000, seeds=(0,), epochs=1)
+    run_plan(objective)
+    assert 0 < largest <= 1000
+
+
 def test_blocks_are_found_without_naming_them(make_objective: MakeObjective) -> None:
     objective = make_objective(blocks=None, epochs=1)
     assert len(objective.block_names) >= 3
