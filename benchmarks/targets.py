@@ -26,8 +26,6 @@ TARGETS: dict[str, str] = {
 """Name of each target set, and what its images show."""
 
 _SPLITS = ("train", "val", "test")
-# The subset is the same in every run, so that runs differ by their search only.
-_SUBSET_SEED = 0
 _IMAGES_RESIZED_AT_ONCE = 256
 
 
@@ -58,6 +56,8 @@ def load_target(
     std: Sequence[float],
     size: int = 32,
     max_train: int | None = None,
+    max_val: int | None = None,
+    subset: int = 0,
 ) -> Target:
     """Read a target set, resize its images once and normalise them.
 
@@ -68,12 +68,14 @@ def load_target(
         mean: Mean of each channel that the network expects, on a scale from 0 to 1.
         std: Standard deviation alike.
         size: Height and width that the images are resized to, bilinearly and antialiased.
-        max_train: Most training images: a stratified subset, always the same. None for all.
+        max_train: Most training images: a stratified subset. None for all.
+        max_val: Most validation images alike.
+        subset: Which subsets, from 0; the same number gives the same ones in every run.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If ``size`` is below 1, ``max_train`` is below the number of classes, or a
-            split is empty.
+        ValueError: If ``size`` is below 1, ``max_train`` or ``max_val`` is below the number of
+            classes, or a split is empty.
     """
     path = data / f"{name}.npz"
     if not path.is_file():
@@ -87,8 +89,11 @@ def load_target(
     for part, indices in parts.items():
         if len(indices) == 0:
             raise ValueError(f"`name` must be a set with all splits, but {name} has no {part}.")
-    if max_train is not None:
-        parts["train"] = stratified_subset(parts["train"], labels.numpy(), max_train)
+    for part, most in (("train", max_train), ("val", max_val)):
+        if most is not None:
+            parts[part] = stratified_subset(
+                parts[part], labels.numpy(), most, f"max_{part}", subset
+            )
     pixels = _resized(images, size)
     shape = (1, 3, 1, 1)
     pixels = (pixels - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
@@ -100,28 +105,31 @@ def stratified_subset(
     indices: np.ndarray[tuple[int], np.dtype[np.int64]],
     labels: np.ndarray[tuple[int], np.dtype[np.int64]],
     n_items: int,
+    argument: str = "max_train",
+    seed: int = 0,
 ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Return a stratified subset of indices, always the same, or all of them if there are no more.
+    """Return a stratified subset of indices, or all of them if there are no more.
 
     Args:
         indices: What to choose from, int64 [n].
         labels: Label of each item that there is, int64.
         n_items: Most indices to choose.
+        argument: What the user knows ``n_items`` as.
+        seed: Which subset; runs with the same one differ by their search only.
 
     Raises:
-        ValueError: If ``n_items``, which the user gives as ``max_train``, is below the number of
-            classes.
+        ValueError: If ``n_items`` is below the number of classes.
     """
     n_classes = len(np.unique(labels[indices]))
     if n_items < n_classes:
         raise ValueError(
-            f"`max_train` must be at least the number of classes, {n_classes}, but got {n_items}."
+            f"`{argument}` must be at least the number of classes, {n_classes}, but got {n_items}."
         )
     # The rest must hold every class, too, for scikit-learn to stratify.
     if n_items > len(indices) - n_classes:
         return indices
     chosen, _ = train_test_split(
-        indices, train_size=n_items, random_state=_SUBSET_SEED, stratify=labels[indices]
+        indices, train_size=n_items, random_state=seed, stratify=labels[indices]
     )
     return np.sort(np.asarray(chosen))
 

@@ -41,6 +41,17 @@ def test_a_capped_training_set_is_stratified_and_always_the_same(data: Path) -> 
     assert torch.equal(first[0], second[0])
 
 
+def test_subsets_of_other_numbers_are_others(data: Path) -> None:
+    first, second = (
+        load_target(data, "isic8", **NEUTRAL, max_train=12, max_val=6, subset=number)
+        for number in range(2)
+    )
+
+    assert torch.bincount(first.val.tensors[1]).tolist() == [2, 2, 2]
+    assert not torch.equal(first.train.tensors[0], second.train.tensors[0])
+    assert not torch.equal(first.val.tensors[0], second.val.tensors[0])
+
+
 def test_a_cap_above_the_training_set_changes_nothing(data: Path) -> None:
     whole = load_target(data, "isic8", **NEUTRAL)
 
