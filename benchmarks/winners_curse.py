@@ -116,6 +116,11 @@ def run_search(
     }
 
 
+def luck(rows: Sequence[Row], variant: str, rule: str) -> list[float]:
+    """Return how much more is said of a variant's plans than they are worth with fresh seeds."""
+    return [row[rule]["said"] - row[rule]["fresh"] for row in rows if row["variant"] == variant]
+
+
 def differences(
     rows: Sequence[Row], reference: str, variant: str, rule: str, measure: str
 ) -> list[float]:
@@ -159,19 +164,22 @@ def markdown(result: Mapping[str, Any]) -> str:
         lines += ["", *_task_lines(task, own, names)]
     lines += [
         "",
-        f'Against "{REFERENCE}, posterior", on the same images and with the same seeds, mean ± '
-        "standard error over the searches of all tasks:",
+        'Of all tasks together, mean ± standard error over the searches. "Luck" is what was said '
+        "of a plan less its value with fresh seeds. The other columns are differences to "
+        f'"{REFERENCE}, posterior" on the same images and with the same seeds.',
         "",
-        "| variant | searches | record, fresh seeds | record, test | posterior, fresh seeds "
-        "| posterior, test |",
-        "|---" * 6 + "|",
+        "| variant | searches | record: luck | fresh seeds | test | posterior: luck | fresh seeds "
+        "| test |",
+        "|---" * 8 + "|",
     ]
     for name in names:
-        columns = [
-            differences(rows, REFERENCE, name, rule, measure)
-            for rule, measure in product(RULES, ("fresh", "test"))
-        ]
-        cells = [name, str(len(columns[0])), *map(_with_error, columns)]
+        cells = [name, str(sum(row["variant"] == name for row in rows))]
+        for rule in RULES:
+            cells.append(_with_error(luck(rows, name, rule)))
+            cells += [
+                _with_error(differences(rows, REFERENCE, name, rule, measure))
+                for measure in ("fresh", "test")
+            ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -209,8 +209,11 @@ def test_the_table_compares_searches_with_the_same_images_and_seeds() -> None:
         "| 1 fresh seed | 2 | 7 | 0.870 ± 0.071 | 0.570 ± 0.071 | 0.370 ± 0.071 "
         "| 0.670 ± 0.071 | 0.570 ± 0.071 | 0.370 ± 0.071 |"
     ) in table
-    assert "| 1 fresh seed | 2 | +0.020 ± 0.000 |" in table
-    assert "| 3 fixed seeds | 3 | +0.000 ± 0.000 |" in table
+    assert (
+        "| 1 fresh seed | 2 | +0.300 ± 0.000 | +0.020 ± 0.000 | +0.020 ± 0.000 "
+        "| +0.100 ± 0.000 | +0.020 ± 0.000 | +0.020 ± 0.000 |"
+    ) in table
+    assert "| 3 fixed seeds | 3 | +0.300 ± 0.000 | +0.000 ± 0.000 |" in table
     assert "no search" not in table
 
 
