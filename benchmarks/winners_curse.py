@@ -210,17 +210,17 @@ def _task_lines(
 
 
 def _with_deviation(values: Sequence[float]) -> str:
-    """Return mean and standard deviation."""
-    spread = stdev(values) if len(values) > 1 else 0.0
-    return f"{fmean(values):.3f} ± {spread:.3f}"
+    """Return mean and standard deviation; a single value by itself."""
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    return f"{fmean(values):.3f} ± {stdev(values):.3f}"
 
 
 def _with_error(values: Sequence[float]) -> str:
-    """Return the mean, with its sign, and its standard error; nothing of no values."""
-    if not values:
-        return ""
-    spread = stdev(values) if len(values) > 1 else 0.0
-    return f"{fmean(values):+.3f} ± {spread / sqrt(len(values)):.3f}"
+    """Return the mean, with its sign, and its standard error, if there are enough values."""
+    if len(values) < 2:
+        return "".join(f"{value:+.3f}" for value in values)
+    return f"{fmean(values):+.3f} ± {stdev(values) / sqrt(len(values)):.3f}"
 
 
 def write_results(path: Path, result: Mapping[str, Any]) -> None:
