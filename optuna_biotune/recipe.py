@@ -123,6 +123,12 @@ class Recipe:
         """Check the attributes and keep read-only copies of them."""
         if not isinstance(self.network, str) or not self.network:
             raise TypeError(f"`network` must be the name of a network, but got {self.network!r}.")
+        # Exported code holds the name in its texts.
+        if not self.network.isprintable() or set(self.network) & set("\"'\\"):
+            raise ValueError(
+                "`network` must be a name without quotes, backslashes and line breaks, but got "
+                f"{self.network!r}."
+            )
         if not isinstance(self.plan, FineTuningPlan):
             raise TypeError(f"`plan` must be a FineTuningPlan, but got {self.plan!r}.")
         if self.preprocessing is not None and not isinstance(self.preprocessing, Preprocessing):

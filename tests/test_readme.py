@@ -77,7 +77,7 @@ def test_the_command_line_runs_as_shown(tmp_path: Path, monkeypatch: pytest.Monk
     )
     assert result.returncode == 0, result.stderr
     assert "new/0.jpg\tclass_" in result.stdout
-    assert "class FineTuningPlan(Callback):" in result.stdout
+    assert "class FineTuningPlan(Callback):" in (tmp_path / "plan.py").read_text()
     assert {path.name for path in (tmp_path / "biotune").iterdir()} == {
         *("model.safetensors", "recipe.json", "report.html")
     }

@@ -85,6 +85,8 @@ def test_recipes_load_neither_torch_nor_optuna() -> None:
     ("arguments", "message"),
     [
         ({"network": ""}, "`network` must be the name of a network"),
+        ({"network": 'a"""b'}, "`network` must be a name without quotes"),
+        ({"network": "a\nb"}, "`network` must be a name without quotes"),
         ({"plan": {"fc": 1.0}}, "`plan` must be a FineTuningPlan"),
         ({"plan": FineTuningPlan({"fc": 1.0})}, "for the blocks stem, layer1, fc, .* is for fc"),
         ({"blocks": {**BLOCKS, "fc": ()}}, "'fc' has none"),
