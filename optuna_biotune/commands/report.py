@@ -18,15 +18,20 @@ from optuna_biotune.commands.outcome import METRICS, PlanResult
 from optuna_biotune.commands.progress import shown_duration
 from optuna_biotune.commands.study import SETTINGS_KEY, best_complete_trial
 from optuna_biotune.genotype import FineTuningPlan
+from optuna_biotune.recommendation import best_trial
 from optuna_biotune.whole_file import replacing
 
 _PLOTS: dict[Callable[..., Any], str] = {
-    visualization.plot_best_plan: "How fast each block trains in the best plan.",
-    visualization.plot_evolution: "How the search went, generation by generation.",
+    visualization.plot_best_plan: "How fast each block trains in the best plan; dashed is full "
+    "fine-tuning at the base learning rate.",
+    visualization.plot_evolution: "How the search went: the trials come in generations, each bred "
+    "from the best before it. Above their values on validation images, below how different their "
+    "plans are.",
     visualization.plot_plans: "What each trial froze, and how fast it trained the rest.",
     visualization.plot_block_effect: "What a block's learning rate does to the result.",
-    visualization.plot_accuracy_cost: "What accuracy costs.",
-    visualization.plot_lineage: "Which trials the best plan descends from.",
+    visualization.plot_accuracy_cost: "What accuracy on validation images costs.",
+    visualization.plot_lineage: "Which trials the best plan descends from: each was bred from "
+    "those that lead to it.",
 }
 
 _PAGE = Template(
@@ -51,13 +56,21 @@ footer { margin-top: 3rem; color: #666; font-size: 0.85rem; }
 </head>
 <body>
 <h1>$title</h1>
+<p>$conclusion</p>
 <p>$summary</p>
 $results
+<p>$advice</p>
 $plots
 <footer>Written by optuna-biotune $version.</footer>
 </body>
 </html>
 """
+)
+
+_ADVICE = (
+    "What next: <code>optuna-biotune predict IMAGE...</code> uses the network of the best plan, "
+    "<code>optuna-biotune export</code> prints the plan as code for a training of your own, and "
+    "the command that made this report goes on from here with more <code>--trials</code>."
 )
 
 
@@ -82,7 +95,9 @@ def write_report(
     page = _PAGE.substitute(
         title=escape(f"Fine-tuning plans of {study.study_name}"),
         plotly=get_plotlyjs(),
+        conclusion=escape(_conclusion(study, results)),
         summary=escape(_summary(study)),
+        advice=_ADVICE if results else "",
         results=_table(results, n_test_images) if results else "",
         plots="\n".join(_plots(study)),
         version=__version__,
@@ -106,6 +121,19 @@ def _check(study: optuna.Study) -> None:
         raise CommandError(f"The study {study.study_name} is not a search of plans.") from error
 
 
+def _conclusion(study: optuna.Study, results: Sequence[PlanResult]) -> str:
+    """Say which plan was found, and how it does beside the others."""
+    best = best_trial(study)
+    plan = FineTuningPlan.from_trial(best)
+    frozen = f"freezes {', '.join(plan.frozen)}" if plan.frozen else "freezes nothing"
+    text = f"The best plan is that of trial {best.number}. It {frozen} and trains "
+    text += f"{len(plan.trainable)} of {len(plan.names)} blocks."
+    if not results:
+        return text
+    shown = [f"{result.title.lower()} {result.shown('balanced_accuracy')}" for result in results]
+    return f"{text} Balanced accuracy on test images: {'; '.join(reversed(shown))}."
+
+
 def _summary(study: optuna.Study) -> str:
     """Say in a few words what the study is."""
     trials = study.get_trials(deepcopy=False)
@@ -113,11 +141,12 @@ def _summary(study: optuna.Study) -> str:
     settings = study.user_attrs.get(SETTINGS_KEY)
     network = f"{settings['--network']}: " if isinstance(settings, dict) else ""
     seconds = sum(float(trial.user_attrs.get("seconds", 0.0)) for trial in trials)
-    best = study.best_trial
+    best = best_trial(study)
     return (
         f"{network}{counts[TrialState.COMPLETE]} trials complete, {counts[TrialState.PRUNED]} "
         f"pruned, {counts[TrialState.FAIL]} failed, in {shown_duration(seconds)} of training. "
-        f"Best: trial {best.number}, {best.value:.4f} on validation images."
+        f"Trial {best.number} had {best.value:.4f} on validation images, by which plans are "
+        "chosen: what counts is the test images."
     )
 
 

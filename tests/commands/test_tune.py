@@ -76,6 +76,8 @@ def test_the_report_needs_no_network(tuned: Tuned) -> None:
     assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=", page)
     assert page.count('class="plotly-graph-div"') == 6
     assert "On 5 test images" in page and "Linear probe" in page
+    best = best_trial(tuned.place.study()).number
+    assert f"The best plan is that of trial {best}." in page and "What next:" in page
 
 
 @pytest.mark.browser
