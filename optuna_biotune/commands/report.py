@@ -25,11 +25,10 @@ _PLOTS: dict[Callable[..., Any], str] = {
     visualization.plot_best_plan: "How fast each block trains in the best plan; dashed is full "
     "fine-tuning at the base learning rate.",
     visualization.plot_evolution: "How the search went: the trials come in generations, each bred "
-    "from the best before it. Above their values on validation images, below how different their "
-    "plans are.",
+    "from the best before it. Above their values, below how different their plans are.",
     visualization.plot_plans: "What each trial froze, and how fast it trained the rest.",
     visualization.plot_block_effect: "What a block's learning rate does to the result.",
-    visualization.plot_accuracy_cost: "What accuracy on validation images costs.",
+    visualization.plot_accuracy_cost: "What accuracy costs.",
     visualization.plot_lineage: "Which trials the best plan descends from: each was bred from "
     "those that lead to it.",
 }
@@ -59,7 +58,7 @@ footer { margin-top: 3rem; color: #666; font-size: 0.85rem; }
 <p>$conclusion</p>
 <p>$summary</p>
 $results
-<p>$advice</p>
+$advice
 $plots
 <footer>Written by optuna-biotune $version.</footer>
 </body>
@@ -97,7 +96,7 @@ def write_report(
         plotly=get_plotlyjs(),
         conclusion=escape(_conclusion(study, results)),
         summary=escape(_summary(study)),
-        advice=_ADVICE if results else "",
+        advice=f"<p>{_ADVICE}</p>" if results else "",
         results=_table(results, n_test_images) if results else "",
         plots="\n".join(_plots(study)),
         version=__version__,
@@ -139,14 +138,16 @@ def _summary(study: optuna.Study) -> str:
     trials = study.get_trials(deepcopy=False)
     counts = {state: sum(t.state == state for t in trials) for state in TrialState}
     settings = study.user_attrs.get(SETTINGS_KEY)
-    network = f"{settings['--network']}: " if isinstance(settings, dict) else ""
+    network = images = ""
+    if isinstance(settings, dict):  # The study is one of this command.
+        network = f"{settings['--network']}: "
+        images = " on validation images, by which plans are chosen"
     seconds = sum(float(trial.user_attrs.get("seconds", 0.0)) for trial in trials)
     best = best_trial(study)
     return (
         f"{network}{counts[TrialState.COMPLETE]} trials complete, {counts[TrialState.PRUNED]} "
         f"pruned, {counts[TrialState.FAIL]} failed, in {shown_duration(seconds)} of training. "
-        f"Trial {best.number} had {best.value:.4f} on validation images, by which plans are "
-        "chosen: what counts is the test images."
+        f"Trial {best.number} had {best.value:.4f}{images}."
     )
 
 
