@@ -42,12 +42,13 @@ from typing import Any
 
 import optuna
 import torch
-from checkpoints import checkpoint_path, library_versions, load_checkpoint
+from checkpoints import checkpoint_path, load_checkpoint
 from comparison import Setting
 from landscapes.recorded import RECORDINGS
 from optuna.trial import FixedTrial, TrialState
 from pruner_replay import PRUNERS, replay_recordings
 from pruner_tables import Search, markdown, round_of, study_name
+from result_file import load_results, write_results
 from targets import TARGETS, Target, load_target
 
 from optuna_biotune import BioTuneSampler, FineTuningObjective, FineTuningPlan, suggest_plan
@@ -214,38 +215,6 @@ def run_search(problem: Problem, sampler: str, seed: int, pruner: str, n_trials:
     }
 
 
-def load_results(path: Path, frame: dict[str, Any]) -> dict[str, Any]:
-    """Read the results of a study that was begun, or begin one.
-
-    Args:
-        path: The JSON file.
-        frame: What must be the same for the study to go on.
-
-    Raises:
-        ValueError: If the file's study was made otherwise.
-    """
-    frame = json.loads(json.dumps(frame))
-    if not path.is_file():
-        return {**frame, "versions": library_versions(), "searches": []}
-    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    changed = [key for key, value in frame.items() if stored.get(key) != value]
-    if changed:
-        raise ValueError(
-            f"{path.name} was made with another {', '.join(changed)}: give the same options to go "
-            "on with it, or another `--out`."
-        )
-    return stored
-
-
-def write_results(path: Path, result: dict[str, Any]) -> None:
-    """Write the JSON file, whole or not at all, and the Markdown beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".json.tmp")
-    draft.write_text(json.dumps(result) + "\n", encoding="utf-8")
-    draft.replace(path)
-    path.with_suffix(".md").write_text(markdown(result) + "\n", encoding="utf-8")
-
-
 def run(options: argparse.Namespace) -> None:
     """Search with all pruners, seed by seed, until all is done or the time is up."""
     path = options.out / "pruner_study.json"
@@ -268,7 +237,7 @@ def run(options: argparse.Namespace) -> None:
         result["recordings"] = replay_recordings(
             RECORDINGS, options.studies, options.studied_trials
         )
-        write_results(path, result)
+        write_results(path, result, markdown)
         return
     done = {(round_of(search), search["pruner"]) for search in result["searches"]}
     end = time.monotonic() + 60 * options.minutes
@@ -285,7 +254,7 @@ def run(options: argparse.Namespace) -> None:
             problems[target] = load_problem(options.data, replace(setting, target=target))
         search = run_search(problems[target], sampler, seed, pruner, options.trials)
         result["searches"].append(search)
-        write_results(path, result)
+        write_results(path, result, markdown)
         print(
             f"{target:10} {sampler:12} seed {seed}  {pruner:20} {search['pruned']:3} pruned, "
             f"{search['epochs']:4} epochs, {search['seconds']:6.1f} s, validation "

@@ -39,7 +39,7 @@ from typing import Any
 
 import optuna
 import torch
-from pruner_study import load_results
+from result_file import load_results, write_results
 from single_networks import Hyperparameters, NetworkTrainer, Task
 from spending import VARIANTS, Choice, Search
 from targets import TARGETS
@@ -223,15 +223,6 @@ def _with_error(values: Sequence[float]) -> str:
     return f"{fmean(values):+.3f} ± {stdev(values) / sqrt(len(values)):.3f}"
 
 
-def write_results(path: Path, result: Mapping[str, Any]) -> None:
-    """Write the JSON file, whole or not at all, and the Markdown beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".json.tmp")
-    draft.write_text(json.dumps(result) + "\n", encoding="utf-8")
-    draft.replace(path)
-    path.with_suffix(".md").write_text(markdown(result) + "\n", encoding="utf-8")
-
-
 def run(options: argparse.Namespace) -> None:
     """Search in every way, round by round, until all is done or the time is up."""
     path = options.out / "winners_curse.json"
@@ -265,7 +256,7 @@ def run(options: argparse.Namespace) -> None:
                 options.test_seeds,
             )
             result["searches"].append({"target": task.target, **row})
-            write_results(path, result)
+            write_results(path, result, markdown)
             print(_progress(task, row), flush=True)
 
 

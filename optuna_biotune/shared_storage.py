@@ -169,9 +169,10 @@ class SharedStorage(RDBStorage):
         self, study_id: int, template_trial: FrozenTrial | None, session: Session
     ) -> Any:
         trial = super()._get_prepared_new_trial(study_id, template_trial, session)
-        if template_trial is None and self._thread.starts_with_heartbeat:
-            session.add(_compat.first_heartbeat(trial))
-        self._sharing.started(int(trial.trial_id))
+        if template_trial is None:
+            self._sharing.started(int(trial.trial_id))
+            if self._thread.starts_with_heartbeat:
+                session.add(_compat.first_heartbeat(trial))
         return trial
 
     # Operations that must not take effect twice

@@ -90,10 +90,11 @@ def test_processes_share_postgresql_through_a_grpc_proxy(
 
 _SERVER = """
 import sys
-from optuna.storages import run_grpc_proxy_server
+from optuna.storages import get_storage, run_grpc_proxy_server
 from optuna_biotune import make_storage
 
-run_grpc_proxy_server(make_storage(sys.argv[1]), host="localhost", port=int(sys.argv[2]))
+storage = get_storage(make_storage(sys.argv[1]))
+run_grpc_proxy_server(storage, host="localhost", port=int(sys.argv[2]))
 """
 
 

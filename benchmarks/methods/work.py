@@ -85,7 +85,7 @@ def run_cells(work: Work, note: Callable[[], None] = lambda: None) -> None:
             found = _run(
                 cell, work.setting, problem(cell.network, cell.target, cell.images_per_class)
             )
-        except Exception:
+        except Exception:  # Kept with its traceback: the other cells go on without it.
             store.fail(key, {**record, "error": traceback.format_exc()})
         else:
             store.finish(key, {**record, **found, "made_with": made_with()})
