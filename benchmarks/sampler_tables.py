@@ -201,12 +201,14 @@ def _landscape_lines(
 def _reaching_lines(
     lines: Sequence[Line], landscapes: Sequence[str], samplers: Sequence[str], recordings: Path
 ) -> list[str]:
-    """Return how many evaluations lead to the plateau, as Markdown."""
+    """Return how many evaluations lead to the plateau, and trained epochs, as Markdown."""
     places = [load_landscape(name, recordings) for name in landscapes]
     levels = {place.name: plateau(place) - place.noise for place in places}
+    trained = {place.name: place.epochs for place in places if isinstance(place, RecordedLandscape)}
     rows = [
         "Evaluations until the recommended plan is within one standard error of an evaluation of "
-        "the plateau, for good; median over the seeds:",
+        "the plateau, for good; median over the seeds. On a recording, in parentheses, the epochs "
+        "that so many evaluations train, without a pruner:",
         "",
         *_header("sampler", landscapes),
     ]
@@ -222,7 +224,9 @@ def _reaching_lines(
             needed = sorted(evaluations_until(course, levels[name]) for course in courses)
             median = needed[len(needed) // 2] if needed else float("inf")
             end = max(line["evaluations"] for line in lines)
-            cells.append(f" {median:.0f} |" if median <= end else f" > {end} |")
+            shown = min(median, end)
+            epochs = f" ({shown * trained[name]:,.0f})" if name in trained else ""
+            cells.append(f" {'> ' if median > end else ''}{shown:.0f}{epochs} |")
         rows.append(f"| {sampler} |" + "".join(cells))
     return rows
 

@@ -109,6 +109,11 @@ class RecordedLandscape:
         features = phenotypes(self._recording.genes)
         return REGRESSIONS[self._regression](features.shape[1]).fit(features, self._recording.mean)
 
+    @property
+    def epochs(self) -> int:
+        """Epochs that an evaluation of the recording trained, over all its seeds."""
+        return int(np.prod(self._recording.curve.shape[1:]))
+
     def true_values(self, genes: FloatArray) -> FloatArray:
         """Return the regression's values."""
         return np.asarray(self._regressor.predict(phenotypes(genes)))
