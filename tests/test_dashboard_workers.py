@@ -77,6 +77,7 @@ def test_two_processes_publish_into_one_file(tmp_path: Path) -> None:
     check_publishing_at_once(f"sqlite:///{tmp_path / 'biotune.db'}")
 
 
+@pytest.mark.slow
 @pytest.mark.services
 def test_two_processes_publish_into_postgresql(postgresql_url: str) -> None:
     check_publishing_at_once(postgresql_url)

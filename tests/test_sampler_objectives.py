@@ -35,7 +35,7 @@ def hypervolume(study: optuna.Study, reference: tuple[float, float]) -> float:
     return float(compute_hypervolume(inside, np.asarray(reference)))
 
 
-@pytest.mark.parametrize("n_variables", [8, 15])
+@pytest.mark.parametrize("n_variables", [8, pytest.param(15, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", [1, 2])
 def test_the_hypervolume_is_at_least_that_of_nsga_ii(kind: int, n_variables: int) -> None:
     def mean(sampler: Callable[[int], BaseSampler]) -> float:

@@ -24,7 +24,7 @@ from tests.workers import (
 N_WORKERS = 8
 
 trials_per_worker = pytest.mark.parametrize(
-    "n_trials", [25, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])]
+    "n_trials", [15, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])]
 )
 
 

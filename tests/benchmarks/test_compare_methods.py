@@ -105,6 +105,7 @@ def test_a_changed_setting_is_another_cell(
         assert connection.execute("SELECT count(*) FROM cells").fetchone() == (6,)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(whole: Path, data: Path, checkpoint: Path, tmp_path: Path) -> None:
     options = command(data, checkpoint, tmp_path, "--methods", *METHODS)
     process = subprocess.Popen(

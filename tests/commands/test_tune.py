@@ -143,6 +143,7 @@ def test_a_stopped_search_goes_on_by_the_same_command(
     assert {FineTuningPlan.full(names), FineTuningPlan.linear_probe(names)} < set(plans)
 
 
+@pytest.mark.slow
 def test_two_workers_share_the_trials(place: Place) -> None:
     workers = [start(place, "--trials", "5", "--output", f"out{number}") for number in range(2)]
     for worker in workers:

@@ -127,6 +127,7 @@ def test_the_cluster_files_call_the_worker_with_options_that_it_has(name: str) -
     assert all(f'"{option}"' in source for option in options)
 
 
+@pytest.mark.slow
 def test_ranks_train_the_same_plans_and_prune_the_same_trials(tmp_path: Path) -> None:
     pytest.importorskip("optuna_integration")
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")

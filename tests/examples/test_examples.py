@@ -70,6 +70,7 @@ def test_own_training_loop_searches_with_both_samplers(tmp_path: Path) -> None:
     assert len(re.findall("frozen|learning rate", finished.stdout)) == 2 * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["timm_training_loop.py", "more_parameters.py"])
 def test_loops_of_other_kinds_find_a_plan(name: str, tmp_path: Path) -> None:
     finished = run_example(name, "--trials", "4", directory=tmp_path)
@@ -97,6 +98,7 @@ def test_lightning_reports_every_epoch_so_that_trials_can_be_pruned(
     assert study.trials[1].state == optuna.trial.TrialState.PRUNED
 
 
+@pytest.mark.slow
 def test_the_terminator_reads_the_scores_of_cross_validation_and_ends_the_search(
     tmp_path: Path,
 ) -> None:
@@ -109,6 +111,7 @@ def test_the_terminator_reads_the_scores_of_cross_validation_and_ends_the_search
     assert all(20 <= int(trials) <= 21 and float(test) > 0.7 for _, trials, test in found)
 
 
+@pytest.mark.slow
 def test_mlflow_has_a_run_for_each_trial_and_one_for_the_network(tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
     finished = run_example("mlflow_tracking.py", "--trials", "4", directory=tmp_path)
@@ -126,6 +129,7 @@ def test_mlflow_has_a_run_for_each_trial_and_one_for_the_network(tmp_path: Path)
     assert len([name for name in best.params if name.startswith("multiplier/")]) == 4
 
 
+@pytest.mark.slow
 def test_a_study_that_tpe_began_is_joined(tmp_path: Path) -> None:
     finished = run_example("join_tpe_study.py", "--trials", "11", directory=tmp_path)
     assert finished.returncode == 0, finished.stderr
@@ -185,6 +189,7 @@ def test_pretrained_imagefolder_saves_the_plan_and_the_network_it_trained(
     assert torch.equal(trained["conv1.weight"], given["conv1.weight"]) == stem_is_frozen
 
 
+@pytest.mark.slow
 def test_pretrained_imagefolder_refuses_weights_of_another_network(
     tmp_path: Path, image_folder: Path
 ) -> None:
@@ -195,6 +200,7 @@ def test_pretrained_imagefolder_refuses_weights_of_another_network(
     assert "`weights` do not fit resnet18" in finished.stderr.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["resnet18", "timm:resnet18.a1_in1k"])
 def test_pretrained_imagefolder_says_at_once_how_to_do_without_a_download(
     network: str, tmp_path: Path, image_folder: Path

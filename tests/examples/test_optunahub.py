@@ -32,6 +32,7 @@ def test_the_package_gives_the_installed_sampler_and_runs_a_study() -> None:
     assert package.FineTuningPlan.from_trial(study.best_trial).names == ("body", "head")
 
 
+@pytest.mark.slow
 def test_the_example_finds_a_plan_and_loads_no_torch() -> None:
     code = (
         "import runpy, sys\n"
