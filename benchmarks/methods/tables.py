@@ -48,15 +48,15 @@ class Group:
 
     @property
     def short_title(self) -> str:
-        """Network and protocol."""
-        return f"{self.network}, {self.protocol}"
+        """The network, and what the protocol is."""
+        return f"{self.network}: {_PROTOCOLS[self.protocol]}"
 
     @property
     def title(self) -> str:
-        """A heading that says what the protocol is."""
+        """A heading that names the protocol, too."""
         images = self.images_per_class
         scarce = "" if images is None else f", {images} images a class"
-        return f"{self.short_title} ({_PROTOCOLS[self.protocol]}){scarce}"
+        return f"{self.network}, {self.protocol} ({_PROTOCOLS[self.protocol]}){scarce}"
 
     def scores(self) -> Scores:
         """Return the test values of the targets and searches that all methods have run."""
