@@ -206,9 +206,13 @@ def _lines(cells: Sequence[Cell], recordings: str, n_workers: int) -> Iterator[d
     if n_workers == 1:
         yield from (_line(cell, recordings) for cell in cells)
         return
-    with ProcessPoolExecutor(n_workers) as pool:
+    pool = ProcessPoolExecutor(n_workers)
+    try:
         for job in as_completed([pool.submit(_line, cell, recordings) for cell in cells]):
             yield job.result()
+    finally:
+        # After an error the searches that have not begun would be run for nothing.
+        pool.shutdown(cancel_futures=True)
 
 
 def _parser() -> argparse.ArgumentParser:

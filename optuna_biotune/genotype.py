@@ -25,6 +25,9 @@ THRESHOLD_NAME = "freeze_threshold"
 
 _JSON_VERSION = 1
 
+# Above any threshold below it, and so small that its multiplier rounds to the least, 0.1.
+_LEAST_IMPORTANCE = 2.0**-60
+
 
 class SupportsSuggestFloat(Protocol):
     """What :func:`suggest_plan` needs of a trial; every Optuna trial class has it."""
@@ -265,18 +268,18 @@ class FineTuningPlan:
         importance of the trained ones. :meth:`from_trial` gives the plan back up to rounding.
 
         Raises:
-            ValueError: If a trained block's multiplier lies outside (0.1, 10], which no genotype
+            ValueError: If a trained block's multiplier lies outside [0.1, 10], which no genotype
                 expresses.
         """
         importance = {name: 0.0 for name in self.multipliers}
         for name in self.trainable:
             value = 0.5 + 0.5 * math.log10(self.multipliers[name])
-            if not 0.0 < value <= 1.0:
+            if not 0.0 <= value <= 1.0:
                 raise ValueError(
-                    "Only multipliers above 0.1 and up to 10 (or 0.0, frozen) can be written as "
+                    "Only multipliers from 0.1 to 10 (or 0.0, frozen) can be written as "
                     f"parameters, but block {name!r} has {self.multipliers[name]}."
                 )
-            importance[name] = value
+            importance[name] = max(value, _LEAST_IMPORTANCE)
         least = min((importance[name] for name in self.trainable), default=1.0)
         params = {f"{IMPORTANCE_PREFIX}{name}": value for name, value in importance.items()}
         return {**params, THRESHOLD_NAME: 0.5 * least}
