@@ -30,6 +30,7 @@ COLOURS = {
     "BioTune, paper": "#CC79A7",
     "TPE": "#0072B2",
     "CMA-ES": "#009E73",
+    "GP": "#000000",
     "NSGA-II": "#56B4E9",
 }
 OTHERS = "#999999"
