@@ -122,6 +122,8 @@ def main() -> None:
             except optuna.TrialPruned:
                 n_pruned += 1
     print(f"Rank {dist.get_rank()} of {dist.get_world_size()} pruned {n_pruned} trials.")
+    # A rank that leaves while another still exchanges numbers takes that one down.
+    dist.barrier()
     dist.destroy_process_group()
 
 
