@@ -32,6 +32,7 @@ from targets import TARGETS
 from tqdm import tqdm
 
 from optuna_biotune.finetune.device import resolve_device
+from optuna_biotune.whole_file import replacing
 
 RESULTS = Path(__file__).parent / "results" / "methods"
 
@@ -199,9 +200,8 @@ def export(work: Work, options: argparse.Namespace) -> None:
         "citations": {name: suite.methods[name].citation for name in methods},
         "records": records,
     }
-    draft = path.with_suffix(".json.tmp")
-    draft.write_text(json.dumps(result) + "\n", encoding="utf-8")
-    draft.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(result) + "\n", encoding="utf-8")
     write_csv(path.with_suffix(".csv"), records)
     table = f"`{command_of(options)}`\n\n{markdown(list(groups(records, methods)))}"
     path.with_suffix(".md").write_text(table, encoding="utf-8")

@@ -9,6 +9,8 @@ from typing import Any
 
 from checkpoints import library_versions
 
+from optuna_biotune.whole_file import replacing
+
 
 def load_results(path: Path, frame: Mapping[str, Any]) -> dict[str, Any]:
     """Read the results of a study that was begun, or begin one.
@@ -47,7 +49,6 @@ def write_results(
         markdown: Makes tables of them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".json.tmp")
-    draft.write_text(json.dumps(result) + "\n", encoding="utf-8")
-    draft.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(result) + "\n", encoding="utf-8")
     path.with_suffix(".md").write_text(markdown(result) + "\n", encoding="utf-8")

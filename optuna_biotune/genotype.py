@@ -25,7 +25,7 @@ THRESHOLD_NAME = "freeze_threshold"
 
 _JSON_VERSION = 1
 
-# Above any threshold below it, and so small that its multiplier rounds to the least, 0.1.
+# An importance just above 0 has a multiplier that rounds to 0.1; this one stands for all of them.
 _LEAST_IMPORTANCE = 2.0**-60
 
 

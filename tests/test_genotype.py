@@ -149,6 +149,14 @@ def test_repeated_block_names_are_refused() -> None:
         FineTuningPlan.full("stem")
 
 
+def test_the_least_multiplier_is_written_as_parameters() -> None:
+    # What a sampler may propose: an importance so small that its multiplier rounds to 0.1.
+    plan = FineTuningPlan.from_genes(["stem", "fc"], [1e-20, 0.5], 0.0)
+    assert plan.multipliers["stem"] == 0.1
+    trial = optuna.trial.FixedTrial(plan.to_params())
+    assert suggest_plan(trial, ["stem", "fc"]) == plan
+
+
 def test_a_multiplier_that_no_genotype_expresses_is_refused_as_parameters() -> None:
     for value in (0.09, 10.5):
         with pytest.raises(ValueError, match="'fc' has"):

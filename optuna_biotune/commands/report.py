@@ -9,7 +9,7 @@ from string import Template
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from plotly.offline import get_plotlyjs
 
 from optuna_biotune import __version__, visualization
@@ -91,11 +91,12 @@ def write_report(
         CommandError: If the study has no complete trial of a plan.
     """
     _check(study)
+    best = best_trial(study)
     page = _PAGE.substitute(
         title=escape(f"Fine-tuning plans of {study.study_name}"),
         plotly=get_plotlyjs(),
-        conclusion=escape(_conclusion(study, results)),
-        summary=escape(_summary(study)),
+        conclusion=escape(_conclusion(best, results)),
+        summary=escape(_summary(study, best)),
         advice=f"<p>{_ADVICE}</p>" if results else "",
         results=_table(results, n_test_images) if results else "",
         plots="\n".join(_plots(study)),
@@ -120,9 +121,8 @@ def _check(study: optuna.Study) -> None:
         raise CommandError(f"The study {study.study_name} is not a search of plans.") from error
 
 
-def _conclusion(study: optuna.Study, results: Sequence[PlanResult]) -> str:
+def _conclusion(best: FrozenTrial, results: Sequence[PlanResult]) -> str:
     """Say which plan was found, and how it does beside the others."""
-    best = best_trial(study)
     plan = FineTuningPlan.from_trial(best)
     frozen = f"freezes {', '.join(plan.frozen)}" if plan.frozen else "freezes nothing"
     text = f"The best plan is that of trial {best.number}. It {frozen} and trains "
@@ -133,7 +133,7 @@ def _conclusion(study: optuna.Study, results: Sequence[PlanResult]) -> str:
     return f"{text} Balanced accuracy on test images: {'; '.join(reversed(shown))}."
 
 
-def _summary(study: optuna.Study) -> str:
+def _summary(study: optuna.Study, best: FrozenTrial) -> str:
     """Say in a few words what the study is."""
     trials = study.get_trials(deepcopy=False)
     counts = {state: sum(t.state == state for t in trials) for state in TrialState}
@@ -143,7 +143,6 @@ def _summary(study: optuna.Study) -> str:
         network = f"{settings['--network']}: "
         images = " on validation images, by which plans are chosen"
     seconds = sum(float(trial.user_attrs.get("seconds", 0.0)) for trial in trials)
-    best = best_trial(study)
     return (
         f"{network}{counts[TrialState.COMPLETE]} trials complete, {counts[TrialState.PRUNED]} "
         f"pruned, {counts[TrialState.FAIL]} failed, in {shown_duration(seconds)} of training. "
