@@ -76,19 +76,21 @@ class Breeder:
         """Propose a random individual."""
         return self._random(rng, "initial" if self.state.generation == 0 else "fresh")
 
-    def baseline(self, names: Sequence[str], n_trained: int) -> Proposal | None:
-        """Propose to train the last blocks alike, at the base learning rate.
+    def baseline(self, names: Sequence[str], n_trained: int, multiplier: float) -> Proposal | None:
+        """Propose to train the last blocks alike.
 
         Args:
             names: Names of the blocks, in order.
             n_trained: How many blocks train.
+            multiplier: Their multiple of the base learning rate.
 
         Returns:
             None if these are not the blocks of the search space, or if an earlier trial did so.
         """
-        if n_trained > len(names):
+        if not 1 <= n_trained <= len(names):
             return None
-        plan = FineTuningPlan.last_blocks(names, n_trained).to_params()
+        last = FineTuningPlan.last_blocks(names, n_trained).trainable
+        plan = FineTuningPlan({name: multiplier * (name in last) for name in names}).to_params()
         if not plan.keys() <= self.encoding.names:
             return None
         rng = np.random.default_rng([self.pair_seed, n_trained])

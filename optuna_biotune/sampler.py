@@ -25,8 +25,9 @@ from optuna_biotune.tags import TAG_KEY, Tag
 # Evaluated individuals that a surrogate needs before it is worth asking.
 _LEAST_EVIDENCE = 8
 
-# How many of the last blocks the first trials train; 0: all.
-_BASELINES = (0, 1, 2)
+# What the first trials train: how many of the last blocks (None: all), and their multiplier. A base
+# learning rate is seldom the right one for full fine-tuning, so rates around it are tried too.
+_BASELINES = ((None, 1.0), (1, 1.0), (2, 1.0), (None, 10.0**0.5), (None, 10.0**-0.5))
 
 
 class BioTuneSampler(BaseSampler):
@@ -38,11 +39,11 @@ class BioTuneSampler(BaseSampler):
     or several. Constraints (``Trial.set_constraint``, or the older list) put the feasible first.
 
     By default (``prescreen="phenotype"``) the search begins with the usual ways to fine-tune (all
-    blocks, the last one, the last two, at the base learning rate) and a few random plans. After
-    that each proposal is the best of hundreds of offspring of the best plans, by one function drawn
-    from Gaussian processes over phenotypes that are fitted to the trials so far
-    (:mod:`optuna_biotune.prescreen`). Pruned trials count with what they would have come to,
-    running ones as places that are taken.
+    blocks, the last one, the last two, at the base learning rate; all blocks at 3.2 and at 0.32
+    times that rate) and a few random plans. After that each proposal is the best of hundreds of
+    offspring of the best plans, by one function drawn from Gaussian processes over phenotypes that
+    are fitted to the trials so far (:mod:`optuna_biotune.prescreen`). Pruned trials count with what
+    they would have come to, running ones as places that are taken.
 
     With ``prescreen=None``, or as :meth:`paper`, it is the evolution of the paper, with three
     choices of ours. An individual that selects no block, which the paper evaluates as the worst
@@ -289,7 +290,8 @@ class BioTuneSampler(BaseSampler):
         rng = self._generator(trial.number)
         for place in _baseline_places(breeder.trials, trial.number):
             names = block_names(self._given_search_space) or self._reader.block_names()
-            baseline = breeder.baseline(names, _BASELINES[place] or len(names))
+            n_trained, multiplier = _BASELINES[place]
+            baseline = breeder.baseline(names, n_trained or len(names), multiplier)
             if baseline is not None:
                 return baseline
         evidence = self._reader.evidence(search_space, breeder.encoding, breeder.pair_seed)

@@ -57,12 +57,17 @@ def test_a_search_begins_with_the_usual_ways_to_fine_tune(
     search_space: dict[str, FloatDistribution] | None,
 ) -> None:
     study = new_study(BioTuneSampler(seed=0, search_space=search_space))
-    study.optimize(objective, n_trials=4)
+    study.optimize(objective, n_trials=6)
     plans = [FineTuningPlan.from_trial(trial) for trial in study.trials]
     assert plans[0] == FineTuningPlan.full(BLOCKS)
     assert plans[1] == FineTuningPlan.linear_probe(BLOCKS)
     assert plans[2] == FineTuningPlan.last_blocks(BLOCKS, 2)
-    assert set(plans[3].multipliers.values()) - {0.0, 1.0}
+    for plan, multiplier in zip(plans[3:5], (10**0.5, 10**-0.5), strict=True):
+        assert set(plan.multipliers) == set(BLOCKS)
+        assert list(plan.multipliers.values()) == pytest.approx([multiplier] * len(BLOCKS))
+    # The search space is not known in the first trial, unless it is given.
+    tags = [Tag.of(trial) for trial in study.trials[1:]]
+    assert [tag.role for tag in tags if tag is not None] == ["baseline"] * 4 + ["initial"]
 
 
 def test_a_baseline_that_was_enqueued_is_not_trained_twice() -> None:
@@ -81,7 +86,7 @@ def test_a_baseline_that_failed_is_tried_once_more() -> None:
         return math.nan if fails else worth(plan)
 
     study.optimize(failing, n_trials=8)
-    assert masks(study)[1:5] == ["FFFFFT", "FFFFTT", "TTTTTT", "FFFFFT"]
+    assert masks(study)[1:7] == ["FFFFFT", "FFFFTT", "TTTTTT", "TTTTTT", "TTTTTT", "FFFFFT"]
     plans = [FineTuningPlan.from_trial(trial) for trial in study.trials]
     assert plans.count(FineTuningPlan.full(BLOCKS)) == 2
 
