@@ -16,7 +16,7 @@ MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-TORCH = {"torch", "torchvision", "torchmetrics", "timm"}
+TORCH = {"torch", "torchvision", "timm"}
 # From the genes up to Optuna's sampler: no module imports one that stands after it.
 LAYERS = ("genotype", "evolution", "generations", "sampler")
 
