@@ -14,7 +14,8 @@ from methods.method import Method
 from methods.problem import Sizes
 
 PROTOCOLS = ("paper", "fair")
-"""``paper``: constants as published, at the base learning rate. ``fair``: every method is tuned."""
+"""``paper``: constants as published, at the base learning rate; of plans, those alone are searched.
+``fair``: every method is tuned, weight decay beside plans, too."""
 
 IMAGES_PER_CLASS = (5, 10, 25, 50, 100)
 
@@ -50,6 +51,7 @@ SUITES: dict[str, Suite] = {
     "ablations": Suite(
         {variant.name: variant for variant in VARIANTS},
         ("flowers5", "dtd10", "busi"),
+        protocols=("paper",),
         budget=720.0,
     ),
     "labels": Suite(
@@ -70,7 +72,7 @@ class Cell:
         target: Name of the target set.
         network: Name of the network.
         method: Name of the method or variant.
-        tuned: Whether its constants are searched.
+        tuned: Whether its constants are searched. A plan always is.
         search: Number of the search, from 0, which decides all its seeds.
         images_per_class: Training images of each class; None for the number of the sizes.
     """
@@ -93,12 +95,15 @@ class Cell:
         start = _SEEDS_BETWEEN_SEARCHES * self.search + _SEEDS_BEFORE_TESTS
         return range(start, start + n_seeds)
 
-    def protocols(self) -> tuple[str, ...]:
-        """Return the protocols that it belongs to: a search of a plan belongs to both."""
-        suite = SUITES[self.suite]
-        if suite.methods[self.method].searches_plans:
-            return suite.protocols
-        return ("fair",) if self.tuned else ("paper",)
+    @property
+    def protocol(self) -> str:
+        """The one of :data:`PROTOCOLS` that it belongs to."""
+        return "fair" if self.tuned else "paper"
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether anything is searched before the test."""
+        return self.tuned or SUITES[self.suite].methods[self.method].searches_plans
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ class Setting:
     def key(self, cell: Cell) -> str:
         """Return a name for a cell with this setting; another setting gives other names."""
         about = {**asdict(self), "checkpoints": self.checkpoints[cell.network]}
-        if not cell.tuned:
+        if not cell.is_searched:
             del about["budget"], about["search_seeds"]
         text = json.dumps([asdict(cell), about], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -158,7 +163,6 @@ def list_cells(
         for images in known.images_per_class
         for tuned in (True, False)
         for name in methods
-        if tuned or not known.methods[name].searches_plans
     ]
     wanted = set(protocols).intersection(known.protocols)
-    return [cell for cell in cells if wanted.intersection(cell.protocols())]
+    return [cell for cell in cells if cell.protocol in wanted]

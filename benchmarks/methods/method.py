@@ -130,8 +130,8 @@ class Method:
         defaults: Its constants as published: its own, and those of ``lr`` and ``weight_decay``
             that are not those of the comparison.
         suggest: Suggests its own constants, given a trial and the names of the blocks.
-        searches_plans: Whether these constants are a plan, which has no default: the base learning
-            rate is then that of the comparison, and there is no weight decay.
+        searches_plans: Whether these constants are a plan, which has no default: it is always
+            searched, at the base learning rate of the comparison.
         search: How constants are searched for.
         optimizer: Builds the optimizer from parameter groups and constants.
         adapt: Changes a new pre-trained network, and returns the blocks of the changed one.
@@ -163,7 +163,7 @@ class Method:
         return {"lr": lr, "weight_decay": 0.0, **self.defaults}
 
     def suggest_constants(
-        self, trial: optuna.Trial, names: Sequence[str], lr: float
+        self, trial: optuna.Trial, names: Sequence[str], lr: float, *, tuned: bool
     ) -> dict[str, Any]:
         """Suggest all constants of a training.
 
@@ -171,14 +171,16 @@ class Method:
             trial: The trial.
             names: Names of the blocks, the input side first.
             lr: Base learning rate of the comparison, around which plans are searched.
+            tuned: Whether weight decay and, without a plan, base learning rate are suggested, too.
         """
-        if self.searches_plans:
-            return {**self.default_constants(lr), **self.suggest(trial, names)}
-        return {
-            "lr": trial.suggest_float("lr", *LEARNING_RATES, log=True),
-            "weight_decay": trial.suggest_float("weight_decay", *WEIGHT_DECAYS, log=True),
-            **self.suggest(trial, names),
-        }
+        constants = self.default_constants(lr)
+        if tuned and not self.searches_plans:
+            constants["lr"] = trial.suggest_float("lr", *LEARNING_RATES, log=True)
+        if tuned:
+            constants["weight_decay"] = trial.suggest_float(
+                "weight_decay", *WEIGHT_DECAYS, log=True
+            )
+        return {**constants, **self.suggest(trial, names)}
 
 
 def whole_training(plan: FineTuningPlan, epochs: int) -> tuple[Stage, ...]:

@@ -82,15 +82,14 @@ def groups(records: Sequence[Record], methods: Sequence[str]) -> Iterator[Group]
         methods: Names of the methods that are compared.
     """
     kinds = dict.fromkeys(
-        (protocol, record["cell"]["network"], record["cell"]["images_per_class"])
+        (record["protocol"], record["cell"]["network"], record["cell"]["images_per_class"])
         for record in records
-        for protocol in record["protocols"]
     )
     for protocol, network, images in sorted(kinds, key=lambda kind: (*kind[:2], kind[2] or 0)):
         chosen = tuple(
             record
             for record in records
-            if protocol in record["protocols"]
+            if record["protocol"] == protocol
             and record["cell"]["network"] == network
             and record["cell"]["images_per_class"] == images
         )
@@ -107,7 +106,7 @@ def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     return [
         {
             **record["cell"],
-            "protocols": " ".join(record["protocols"]),
+            "protocol": record["protocol"],
             "test": fmean(record["final"]["test"]),
             **{f"test_{i}": value for i, value in enumerate(record["final"]["test"])},
             "validation": fmean(record["final"]["validation"]),

@@ -55,14 +55,17 @@ class TuningObjective:
         method: The method.
         problem: The network and the data.
         seeds: One network a seed.
+        tuned: Whether all constants are suggested; else a plan alone.
 
     Attributes:
         epochs: Epochs trained so far, of one network on all training images: an epoch of two
             networks counts double, one on half of the images half.
     """
 
-    def __init__(self, method: Method, problem: Problem, seeds: Sequence[int]) -> None:
-        self._method, self._problem, self._seeds = method, problem, seeds
+    def __init__(
+        self, method: Method, problem: Problem, seeds: Sequence[int], *, tuned: bool
+    ) -> None:
+        self._method, self._problem, self._seeds, self._tuned = method, problem, seeds, tuned
         self._folds = stratified_folds(problem.data.labels, problem.whole, method.search.folds)
         self.epochs = 0.0
 
@@ -73,7 +76,9 @@ class TuningObjective:
             optuna.TrialPruned: If the pruner says so.
         """
         problem = self._problem
-        constants = self._method.suggest_constants(trial, problem.block_names, problem.settings.lr)
+        constants = self._method.suggest_constants(
+            trial, problem.block_names, problem.settings.lr, tuned=self._tuned
+        )
         trial.set_user_attr(_CONSTANTS, constants)
         stages = self._method.stages(problem.block_names, constants, problem.settings.epochs)
         if not any(stage.plan.trainable for stage in stages):
@@ -99,7 +104,13 @@ class TuningObjective:
 
 
 def tune(
-    method: Method, problem: Problem, *, budget: float, seeds: Sequence[int], sampler_seed: int
+    method: Method,
+    problem: Problem,
+    *,
+    budget: float,
+    seeds: Sequence[int],
+    sampler_seed: int,
+    tuned: bool = True,
 ) -> Tuned:
     """Search a method's constants until a number of epochs has been trained.
 
@@ -112,10 +123,11 @@ def tune(
         budget: Epochs, of one network on all training images, after which no trial begins.
         seeds: One network a seed in each trial.
         sampler_seed: Seed of the sampler.
+        tuned: Whether all constants are searched; else a plan alone.
     """
     search = method.search
     start = time.perf_counter()
-    objective = TuningObjective(method, problem, seeds)
+    objective = TuningObjective(method, problem, seeds, tuned=tuned)
     study = optuna.create_study(
         direction="maximize", sampler=search.sampler(sampler_seed), pruner=search.pruner()
     )
@@ -223,7 +235,7 @@ def run_method(
     Args:
         method: The method.
         problem: The network and the data.
-        tuned: Whether its constants are searched; else they are the defaults.
+        tuned: Whether its constants are searched; else they are the defaults, but for a plan.
         budget: Epochs of the search.
         search_seeds: Seeds of the search's networks.
         final_seeds: Seeds of the networks that are tested.
@@ -233,8 +245,15 @@ def run_method(
         :class:`Tuned` as ``tuning`` and :class:`Tested` as ``final``, ready for JSON.
     """
     found = (
-        tune(method, problem, budget=budget, seeds=search_seeds, sampler_seed=sampler_seed)
-        if tuned
+        tune(
+            method,
+            problem,
+            budget=budget,
+            seeds=search_seeds,
+            sampler_seed=sampler_seed,
+            tuned=tuned,
+        )
+        if tuned or method.searches_plans
         else Tuned(method.default_constants(problem.settings.lr))
     )
     tested = train_and_test(method, found.constants, problem, final_seeds)

@@ -80,7 +80,7 @@ def run_cells(work: Work, note: Callable[[], None] = lambda: None) -> None:
 
     while time.time() < work.deadline and (key := store.claim(cells)):
         cell = cells[key]
-        record = {"cell": asdict(cell), "protocols": list(cell.protocols())}
+        record = {"cell": asdict(cell), "protocol": cell.protocol}
         try:
             found = _run(
                 cell, work.setting, problem(cell.network, cell.target, cell.images_per_class)
