@@ -34,52 +34,39 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from checkpoints import checkpoint_path, library_versions, load_checkpoint
 from optuna.trial import FixedTrial
-from PIL import Image
-from targets import TARGETS
+from speed_problem import (
+    NETWORKS,
+    JpegFiles,
+    Problem,
+    add_options,
+    loader_workers,
+    machine,
+    make_objective,
+    make_problem,
+    public_options,
+    random_plans,
+    wait_for,
+    write_files,
+)
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 from tqdm import tqdm
 
-from optuna_biotune import BlockPartition, FineTuningObjective, FineTuningPlan, partition_blocks
+from optuna_biotune import BlockPartition, FineTuningPlan, partition_blocks
 from optuna_biotune.finetune.device import resolve_device
 
 RESULTS = Path(__file__).parent / "results" / "engine_speed"
 WAYS = ("loader", "resident", "engine")
-NETWORKS = {"cpu": ("small_resnet",), "cuda": ("resnet18", "resnet50", "densenet121")}
-
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-class JpegFiles(Dataset[tuple[Image.Image, int]]):
-    """Images in JPEG files, as a folder of photographs has them."""
-
-    def __init__(self, files: Sequence[Path], labels: Sequence[int]) -> None:
-        self.files, self.labels = files, labels
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        """Return the decoded image and its label."""
-        with Image.open(self.files[index]) as image:
-            return image.convert("RGB"), self.labels[index]
-
-    def __len__(self) -> int:
-        """Return the number of files."""
-        return len(self.files)
 
 
 class Transformed(Dataset[tuple[Tensor, int]]):
@@ -96,22 +83,6 @@ class Transformed(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.images)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is trained, and for how long."""
-
-    name: str
-    build: Callable[[], nn.Module]
-    train: JpegFiles
-    val: JpegFiles
-    transform: Callable[[Any], Tensor]
-    device: torch.device
-    batch_size: int
-    epochs: int
-    seeds: int
-    workers: int
 
 
 Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
@@ -188,32 +159,10 @@ def resident_batches(problem: Problem, files: JpegFiles, shuffle: bool) -> Batch
     return batches
 
 
-def random_plans(names: Sequence[str], n_plans: int) -> list[FineTuningPlan]:
-    """Draw plans as the first generation of a search does: valid ones, uniformly."""
-    rng = np.random.default_rng(0)
-    plans: list[FineTuningPlan] = []
-    while len(plans) < n_plans:
-        plan = FineTuningPlan.from_genes(names, list(rng.random(len(names))), float(rng.random()))
-        if plan.trainable:
-            plans.append(plan)
-    return plans
-
-
 def compare(problem: Problem, n_plans: int) -> dict[str, Any]:
     """Train all plans in all ways and return seconds a trial and accuracies."""
     start = time.perf_counter()
-    objective = FineTuningObjective(
-        model=problem.build,
-        train=problem.train,
-        val=problem.val,
-        transform=problem.transform,
-        epochs=problem.epochs,
-        patience=problem.epochs,
-        seeds=range(problem.seeds),
-        batch_size=problem.batch_size,
-        metric="accuracy",
-        device=problem.device,
-    )
+    objective = make_objective(problem)
     preparation = time.perf_counter() - start
     sets = {"train": problem.train, "val": problem.val}
     batches: dict[str, dict[str, Batches]] = {"loader": {}, "resident": {}}
@@ -249,10 +198,10 @@ def compare(problem: Problem, n_plans: int) -> dict[str, Any]:
         values: dict[str, list[float]] = {way: [] for way in WAYS}
         for plan in tqdm(plans, desc=f"{problem.name}, {kind}", leave=False):
             for way in WAYS:
-                _wait_for(problem.device)
+                wait_for(problem.device)
                 start = time.perf_counter()
                 values[way].append(run(way, plan))
-                _wait_for(problem.device)
+                wait_for(problem.device)
                 seconds[way].append(time.perf_counter() - start)
         rows[kind] = {
             way: {
@@ -263,12 +212,6 @@ def compare(problem: Problem, n_plans: int) -> dict[str, Any]:
         }
         rows[kind]["engine"]["teraflops_a_second"] = attributes.get("teraflops_per_second")
     return {"preparation": preparation, "trials": rows}
-
-
-def _wait_for(device: torch.device) -> None:
-    """Wait until the device has done everything that it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def bfloat16_ceiling(device: torch.device) -> dict[str, float]:
@@ -291,10 +234,10 @@ def bfloat16_ceiling(device: torch.device) -> dict[str, float]:
         for name, (compute, flops) in cases.items():
             times = []
             for _ in range(30):
-                _wait_for(device)
+                wait_for(device)
                 start = time.perf_counter()
                 compute()
-                _wait_for(device)
+                wait_for(device)
                 times.append(time.perf_counter() - start)
             ceiling[name] = flops / min(times) / 1e12
     return ceiling
@@ -302,7 +245,8 @@ def bfloat16_ceiling(device: torch.device) -> dict[str, float]:
 
 def markdown(result: dict[str, Any]) -> str:
     """Return the results as Markdown tables, one a network."""
-    lines = [f"`{result['command']}`", "", f"{result['machine']}", ""]
+    about = f"{result['machine']}; {result['loader_workers']} loader workers."
+    lines = [f"`{result['command']}`", "", about, ""]
     if result["bfloat16_ceiling"]:
         shown = (f"{name} {value:.0f}" for name, value in result["bfloat16_ceiling"].items())
         lines += [f"Greatest speed in bfloat16, TFLOP/s: {', '.join(shown)}.", ""]
@@ -328,123 +272,29 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_jpegs(path: Path, directory: Path, size: int, most: int) -> dict[str, JpegFiles]:
-    """Write a target's images as JPEG files a quarter larger than the network takes them.
-
-    Args:
-        path: The target's file, as ``targets.py`` reads it.
-        directory: Where to write.
-        size: Height and width that the network takes.
-        most: Most training and most validation images.
-    """
-    sets = {}
-    with np.load(path, allow_pickle=False) as file:
-        images, labels, split = file["images"], file["labels"], file["split"]
-    stored = math.ceil(size * 1.25)
-    for code, part in enumerate(("train", "val")):
-        chosen = np.random.default_rng(0).permutation(np.flatnonzero(split == code))[:most]
-        files = [directory / f"{index}.jpg" for index in chosen]
-        for index, name in zip(chosen, files, strict=True):
-            Image.fromarray(images[index]).resize((stored, stored)).save(name, quality=95)
-        sets[part] = JpegFiles(files, [int(label) for label in labels[chosen]])
-    return sets
-
-
-def _build(network: str, n_classes: int, pretrained: bool) -> Callable[[], nn.Module]:
-    """Return what builds a network with a body that is the same each time, and a new head."""
-    if network == "small_resnet":
-        checkpoint = load_checkpoint(checkpoint_path(network))
-        return lambda: checkpoint.build(n_classes)
-    import torchvision
-
-    body = torchvision.models.get_model(network, weights="DEFAULT" if pretrained else None)
-    state = body.state_dict()
-    head = "classifier" if network.startswith("densenet") else "fc"
-
-    def build() -> nn.Module:
-        model: nn.Module = torchvision.models.get_model(network)
-        model.load_state_dict(state)
-        setattr(model, head, nn.Linear(getattr(model, head).in_features, n_classes))
-        return model
-
-    return build
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the tables and write the results."""
     parser = argparse.ArgumentParser(description="Measure the speed of FineTuningObjective.")
-    parser.add_argument("--data", type=Path, required=True, help="directory of the target sets")
-    parser.add_argument("--target", choices=TARGETS, default="isic8")
-    parser.add_argument("--device", default="auto", help="cpu or cuda (default: auto)")
-    parser.add_argument("--networks", nargs="+", help="default: those of the device")
-    parser.add_argument("--pretrained", action="store_true", help="torchvision's weights on CUDA")
-    parser.add_argument("--images", type=int, help="training and validation images, most of each")
-    parser.add_argument("--size", type=int, help="height and width (default: 32, CUDA: 224)")
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--genotypes", type=int, default=50, help="random plans (default: 50)")
-    parser.add_argument("--workers", type=int, help="of the data loaders (default: all cores)")
+    add_options(parser)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     device = resolve_device(options.device)
-    on_cuda = device.type == "cuda"
-    size = options.size or (224 if on_cuda else 32)
-    most = options.images or (1200 if on_cuda else 320)
-    workers = options.workers if options.workers is not None else (os.cpu_count() or 1)
-    name = torch.cuda.get_device_name(device) if on_cuda else f"CPU, {torch.get_num_threads()}"
     result: dict[str, Any] = {
-        "command": " ".join(["python benchmarks/engine_speed.py", *_public(options)]),
-        "machine": f"{name}{'' if on_cuda else ' thread(s)'}, {os.cpu_count()} cores, "
-        f"{workers} loader workers. "
-        + ", ".join(f"{library} {version}" for library, version in library_versions().items()),
-        "bfloat16_ceiling": bfloat16_ceiling(device) if on_cuda else None,
+        "command": " ".join(["python benchmarks/engine_speed.py", *public_options(options)]),
+        "machine": machine(device),
+        "loader_workers": loader_workers(options),
+        "bfloat16_ceiling": bfloat16_ceiling(device) if device.type == "cuda" else None,
         "networks": {},
     }
     with tempfile.TemporaryDirectory() as directory:
-        path = options.data / f"{options.target}.npz"
-        files = write_jpegs(path, Path(directory), size, most)
-        n_classes = max(files["train"].labels) + 1
+        files = write_files(options, device, Path(directory))
         for network in options.networks or NETWORKS[device.type]:
-            mean, std = _IMAGENET
-            if network == "small_resnet":
-                record = load_checkpoint(checkpoint_path(network)).record
-                mean, std = record.mean, record.std  # type: ignore[assignment]
-            transform = v2.Compose(
-                [
-                    v2.Resize(size, antialias=True),
-                    v2.CenterCrop(size),
-                    v2.ToImage(),
-                    v2.ToDtype(torch.float32, scale=True),
-                    v2.Normalize(mean, std),
-                ]
-            )
-            problem = Problem(
-                name=network,
-                build=_build(network, n_classes, options.pretrained),
-                train=files["train"],
-                val=files["val"],
-                transform=transform,
-                device=device,
-                batch_size=options.batch_size,
-                epochs=options.epochs,
-                seeds=options.seeds,
-                workers=workers,
-            )
+            problem = make_problem(network, options, device, files)
             result["networks"][network] = compare(problem, options.genotypes)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / f"{device.type}.json").write_text(json.dumps(result, indent=1) + "\n")
     (options.out / f"{device.type}.md").write_text(markdown(result) + "\n")
     print(markdown(result))
-
-
-def _public(options: argparse.Namespace) -> list[str]:
-    """Return the options that decide the figures, without paths."""
-    shown = ["--data DIR", f"--device {options.device}", f"--target {options.target}"]
-    if options.images is not None:
-        shown.append(f"--images {options.images}")
-    shown += [f"--epochs {options.epochs}", f"--seeds {options.seeds}"]
-    return [*shown, f"--batch-size {options.batch_size}", f"--genotypes {options.genotypes}"]
 
 
 if __name__ == "__main__":
