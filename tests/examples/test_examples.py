@@ -61,6 +61,7 @@ def test_quickstart_compares_three_plans_and_goes_on_where_it_ended(tmp_path: Pa
     assert [name for name, _ in shown] == list(best.names)
 
 
+@pytest.mark.slow
 def test_own_training_loop_searches_with_both_samplers(tmp_path: Path) -> None:
     finished = run_example("own_training_loop.py", "--trials", "12", directory=tmp_path)
     assert finished.returncode == 0, finished.stderr
@@ -164,6 +165,7 @@ def image_folder(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
+@pytest.mark.slow
 def test_pretrained_imagefolder_saves_the_plan_and_the_network_it_trained(
     tmp_path: Path, image_folder: Path
 ) -> None:
