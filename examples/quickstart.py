@@ -83,7 +83,7 @@ def main() -> None:
     target, target_labels = (images + 0.4 * noise)[~source], labels[~source] - 5
     train, val, test = (
         TensorDataset(target[part], target_labels[part])
-        for part in (slice(0, 40), slice(40, 190), slice(190, None))
+        for part in (slice(0, 20), slice(20, 170), slice(170, None))
     )
 
     def build_model() -> nn.Module:
