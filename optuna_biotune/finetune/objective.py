@@ -8,6 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -49,6 +50,7 @@ from optuna_biotune.finetune.validation import (
     check_learning_rate,
     check_objectives,
     check_seeds,
+    check_weight_decay,
 )
 from optuna_biotune.genotype import FineTuningPlan, suggest_plan
 from optuna_biotune.tags import generation_of
@@ -123,6 +125,9 @@ class FineTuningObjective:
         blocks: Block name to names of modules, in order, as :func:`partition_blocks` takes them.
             None: the blocks that it finds.
         lr: Base learning rate, absolute, above 0: a block with multiplier 1.0 trains at it.
+        weight_decay: Factor of an L2 penalty on what trains, as ``torch.optim.Adam`` takes it; at
+            least 0. A pair (low, high), 0 < low < high: the search chooses it beside the plan, on a
+            logarithmic scale, as the trial's parameter ``weight_decay``.
         epochs: Most epochs a network trains for, at least 1.
         patience: Epochs without improvement after which a seed stops, at least 1.
         seeds: Distinct integers from 0, one network each.
@@ -164,6 +169,7 @@ class FineTuningObjective:
         transform: Callable[[Any], Tensor] | None = None,
         blocks: Mapping[str, Sequence[str]] | None = None,
         lr: float = 1e-3,
+        weight_decay: float | tuple[float, float] = 0.0,
         epochs: int = 30,
         patience: int = 3,
         seeds: Sequence[int] = (0, 1, 2),
@@ -188,6 +194,7 @@ class FineTuningObjective:
         metric, self._costs = check_objectives(objectives, metric)
         check_choice("precision", precision, PRECISIONS)
         lr = check_learning_rate("lr", lr)
+        self._weight_decay = check_weight_decay(weight_decay)
         epochs, patience = check_count("epochs", epochs), check_count("patience", patience)
         if cache_bytes is not None:
             cache_bytes = check_count("cache_bytes", cache_bytes, least=0)
@@ -233,6 +240,7 @@ class FineTuningObjective:
             precision=precision,
             augment=augment,
             channels_last=channels_last,
+            weight_decay=self._weight_decay if isinstance(self._weight_decay, float) else 0.0,
             # Augmented images are never the same again.
             sharing=None if augment is not None else sharing,
         )
@@ -260,6 +268,7 @@ class FineTuningObjective:
         """
         check_directions(trial, len(self._costs))
         plan = suggest_plan(trial, self.block_names)
+        settings = self._settings_of(trial)
         start = time.perf_counter()
         generation = generation_of(trial) if isinstance(trial, optuna.Trial) else 0
         self._describe_plan(trial, plan, generation)
@@ -267,7 +276,8 @@ class FineTuningObjective:
         try:
             if plan.trainable:
                 with _TRAINING:
-                    self._train(trial, plan, self._folds[generation % len(self._folds)], outcome)
+                    fold = self._folds[generation % len(self._folds)]
+                    self._train(trial, plan, settings, fold, outcome)
         finally:
             outcome.seconds = time.perf_counter() - start
             outcome.describe(trial)
@@ -298,12 +308,13 @@ class FineTuningObjective:
 
         Raises:
             TypeError: If it is neither a trial nor a plan.
-            ValueError: If the plan is for other blocks or trains nothing, or the test data do not
-                fit the network.
+            ValueError: If the plan is for other blocks or trains nothing, the test data do not
+                fit the network, or a plan is given by itself and the weight decay is searched.
             NonFiniteLossError: If the loss becomes NaN or infinite.
             torch.OutOfMemoryError: If the memory does not suffice.
         """
         plan = plan_to_refit(trial_or_plan, self.block_names)
+        settings = self._settings_of(trial_or_plan)
         best_epoch = None
         if not isinstance(trial_or_plan, FineTuningPlan):
             best_epoch = trial_or_plan.user_attrs.get("best_epoch")
@@ -311,9 +322,22 @@ class FineTuningObjective:
         test_data = None if test is None else self._load_test(test)
         with _TRAINING:
             try:
-                return refit_plan(plan, self._seeds, self._settings, self._data, epochs, test_data)
+                return refit_plan(plan, self._seeds, settings, self._data, epochs, test_data)
             finally:
                 free_memory(self._settings.device)
+
+    def _settings_of(self, trial_or_plan: FineTuningPlan | BaseTrial) -> TrainingSettings:
+        """Return the settings with the weight decay that a trial suggests, or suggested."""
+        if isinstance(self._weight_decay, float):
+            return self._settings
+        if isinstance(trial_or_plan, FineTuningPlan):
+            raise ValueError(
+                "`trial_or_plan` must be a trial, since the weight decay is searched: a plan by "
+                "itself has none. For a plan, build an objective with one `weight_decay`."
+            )
+        low, high = self._weight_decay
+        weight_decay = trial_or_plan.suggest_float("weight_decay", low, high, log=True)
+        return replace(self._settings, weight_decay=weight_decay)
 
     def _describe_plan(self, trial: BaseTrial, plan: FineTuningPlan, generation: int) -> None:
         """Write what is known before training into the trial's attributes."""
@@ -325,14 +349,19 @@ class FineTuningObjective:
         trial.set_user_attr("trainable_params", trainable_params)
 
     def _train(
-        self, trial: BaseTrial, plan: FineTuningPlan, fold: Fold, outcome: TrialOutcome
+        self,
+        trial: BaseTrial,
+        plan: FineTuningPlan,
+        settings: TrainingSettings,
+        fold: Fold,
+        outcome: TrialOutcome,
     ) -> None:
         """Train the plan with every seed and fill in the outcome; leaves no memory behind."""
         runs: list[SeedRun] = []
         telemetry = Telemetry(self._settings.device)
         try:
             for seed in self._seeds:
-                runs.append(SeedRun(plan, seed, self._settings, telemetry))
+                runs.append(SeedRun(plan, seed, settings, telemetry))
             epochs = train_in_lockstep(runs, self._data, fold, self._settings.epochs)
             for epoch, value in enumerate(epochs):
                 outcome.value = value

@@ -30,6 +30,7 @@ class TrainingSettings:
             none.
         channels_last: Lay networks out with their channels last while they train.
         sharing: Lets networks keep what their frozen first blocks compute; None does not.
+        weight_decay: Factor of Adam's L2 penalty.
     """
 
     build_model: Callable[[], nn.Module]
@@ -44,3 +45,4 @@ class TrainingSettings:
     augment: Callable[[Tensor], Tensor] | None
     channels_last: bool = False
     sharing: PrefixSharing | None = None
+    weight_decay: float = 0.0

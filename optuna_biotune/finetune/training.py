@@ -93,7 +93,9 @@ class SeedRun:
             self._prefix = settings.sharing.prefix(self.model, plan, shared)
         # One operation for all parameters instead of ten for each.
         fused = True if settings.device.type in _FUSED_ADAM else None
-        self._optimizer = torch.optim.Adam(groups, lr=settings.lr, fused=fused)
+        self._optimizer = torch.optim.Adam(
+            groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused
+        )
         self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
             self._optimizer, T_max=settings.epochs
         )

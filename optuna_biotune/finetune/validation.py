@@ -47,11 +47,40 @@ def check_learning_rate(name: str, value: Any) -> float:
         TypeError: If it is not a number.
         ValueError: If it is not finite and above 0.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not _is_number(value):
         raise TypeError(f"`{name}` must be a number, but got {value!r}.")
     if not math.isfinite(value) or value <= 0:
         raise ValueError(f"`{name}` must be finite and above 0, but got {value}.")
     return float(value)
+
+
+def check_weight_decay(value: Any) -> float | tuple[float, float]:
+    """Return a weight decay, or the range in which it is searched.
+
+    Args:
+        value: What was given.
+
+    Raises:
+        TypeError: If it is neither a number nor a pair of numbers.
+        ValueError: If a number is not finite and at least 0, or a pair not finite, above 0 and
+            ascending.
+    """
+    if _is_number(value):
+        if not math.isfinite(value) or value < 0:
+            raise ValueError(f"`weight_decay` must be finite and at least 0, but got {value}.")
+        return float(value)
+    pair = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2
+    if not pair or not all(map(_is_number, value)):
+        raise TypeError(
+            f"`weight_decay` must be a number or a pair (low, high) of numbers, but got {value!r}."
+        )
+    low, high = map(float, value)
+    if not 0 < low < high < math.inf:
+        raise ValueError(
+            f"`weight_decay` as a range must have 0 < low < high, on a logarithmic scale, but got "
+            f"{value!r}."
+        )
+    return low, high
 
 
 def check_seeds(seeds: Any) -> tuple[int, ...]:
@@ -170,6 +199,11 @@ def check_directions(trial: BaseTrial, n_costs: int) -> None:
         "The study must maximise the metric and minimise the costs of `objectives`: "
         f"`optuna.create_study(directions={names})`, but its directions are {given}."
     )
+
+
+def _is_number(value: Any) -> bool:
+    """Tell whether a value is a number, which a boolean is not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _integer(name: str, value: Any, wanted: str) -> int:

@@ -82,6 +82,11 @@ class WritesToItsStem(SmallNet):
     [
         ({"lr": 0.0}, ValueError, r"`lr` must be finite and above 0, but got 0.0"),
         ({"lr": "fast"}, TypeError, r"`lr` must be a number, but got 'fast'"),
+        ({"weight_decay": -0.1}, ValueError, r"`weight_decay` must be finite and at least 0"),
+        ({"weight_decay": "small"}, TypeError, r"must be a number or a pair .* got 'small'"),
+        ({"weight_decay": (0.1,)}, TypeError, r"must be a number or a pair \(low, high\)"),
+        ({"weight_decay": (0.0, 0.1)}, ValueError, r"must have 0 < low < high"),
+        ({"weight_decay": (0.1, 0.1)}, ValueError, r"must have 0 < low < high"),
         ({"epochs": 0}, ValueError, r"`epochs` must be at least 1, but got 0"),
         ({"epochs": 2.5}, TypeError, r"`epochs` must be an integer, but got 2.5"),
         ({"patience": 0}, ValueError, r"`patience` must be at least 1"),
