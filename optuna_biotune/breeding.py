@@ -76,28 +76,18 @@ class Breeder:
         """Propose a random individual."""
         return self._random(rng, "initial" if self.state.generation == 0 else "fresh")
 
-    def baseline(self, names: Sequence[str], n_trained: int, multiplier: float) -> Proposal | None:
-        """Propose to train the last blocks alike.
+    def baseline(self, rng: np.random.Generator, plan: FineTuningPlan) -> Proposal:
+        """Propose a usual plan; a random individual if the search space lacks some of it.
 
         Args:
-            names: Names of the blocks, in order.
-            n_trained: How many blocks train.
-            multiplier: Their multiple of the base learning rate.
-
-        Returns:
-            None if these are not the blocks of the search space, or if an earlier trial did so.
+            rng: Source of the parameters beside the plan.
+            plan: The plan.
         """
-        if not 1 <= n_trained <= len(names):
-            return None
-        last = FineTuningPlan.last_blocks(names, n_trained).trainable
-        plan = FineTuningPlan({name: multiplier * (name in last) for name in names}).to_params()
-        if not plan.keys() <= self.encoding.names:
-            return None
-        rng = np.random.default_rng([self.pair_seed, n_trained])
-        params = {**self.encoding.decode(*self.encoding.random(rng)), **plan}
-        if self.encoding.phenotype(params) in self.known:
-            return None
-        return Tag(self.state.generation, "baseline"), params
+        params = plan.to_params()
+        if not params.keys() <= self.encoding.names:
+            return self.random(rng)
+        beside = self.encoding.decode(*self.encoding.random(rng))
+        return Tag(self.state.generation, "baseline"), {**beside, **params}
 
     def prescreened(self, rng: np.random.Generator, evidence: Evidence) -> Proposal:
         """Propose the best of many offspring, by a surrogate of what has been evaluated."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_biotune import _compat
+from optuna_biotune.baselines import next_baseline
 from optuna_biotune.breeding import Breeder, Proposal
 from optuna_biotune.encoding import Encoding
 from optuna_biotune.genotype import IMPORTANCE_PREFIX, THRESHOLD_NAME, FineTuningPlan, block_names
@@ -24,10 +25,6 @@ from optuna_biotune.tags import TAG_KEY, Tag
 
 # Evaluated individuals that a surrogate needs before it is worth asking.
 _LEAST_EVIDENCE = 8
-
-# What the first trials train: how many of the last blocks (None: all), and their multiplier. A base
-# learning rate is seldom the right one for full fine-tuning, so rates around it are tried too.
-_BASELINES = ((None, 1.0), (1, 1.0), (2, 1.0), (None, 10.0**0.5), (None, 10.0**-0.5))
 
 
 class BioTuneSampler(BaseSampler):
@@ -285,19 +282,15 @@ class BioTuneSampler(BaseSampler):
     def _prescreened(
         self, breeder: Breeder, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> Proposal:
-        """Propose a baseline in the first trials, then random ones, then by the surrogate."""
+        """Propose baselines first, then random individuals, then by the surrogate."""
         assert self._reader is not None
         rng = self._generator(trial.number)
-        for place in _baseline_places(breeder.trials, trial.number):
-            names = block_names(self._given_search_space) or self._reader.block_names()
-            n_trained, multiplier = _BASELINES[place]
-            baseline = breeder.baseline(names, n_trained or len(names), multiplier)
-            if baseline is not None:
-                return baseline
         evidence = self._reader.evidence(search_space, breeder.encoding, breeder.pair_seed)
-        if len(evidence) < _LEAST_EVIDENCE:
-            return breeder.random(rng)
-        return breeder.prescreened(rng, evidence)
+        if len(evidence) >= _LEAST_EVIDENCE:
+            return breeder.prescreened(rng, evidence)
+        names = block_names(self._given_search_space) or self._reader.block_names()
+        plan = next_baseline(names, breeder.trials, trial.number)
+        return breeder.random(rng) if plan is None else breeder.baseline(rng, plan)
 
     def _is_taken(self, study: Study, trial: FrozenTrial, tag: Tag) -> bool:
         """Tell whether another trial has taken the same place since the state was read.
@@ -314,29 +307,6 @@ class BioTuneSampler(BaseSampler):
         if self._entropy is None:
             self._entropy = secrets.randbits(64)
         return np.random.default_rng([self._entropy, self._n_reseeds, *key])
-
-
-def _baseline_places(trials: Sequence[FrozenTrial], number: int) -> Iterator[int]:
-    """Yield the places in :data:`_BASELINES` that a trial may take.
-
-    That are its own, by its number, and those of trials that failed. A plan that failed twice may
-    always fail, and is left.
-    """
-    if number < len(_BASELINES):
-        yield number
-    places = range(min(number, len(_BASELINES)))
-    free = [place for place in places if _is_failed_baseline(trials[place])]
-    if not free or any(not t.state.is_finished() and not t.params for t in trials[:number]):
-        return  # an earlier trial takes them
-    failed = [trial.params for trial in trials if _is_failed_baseline(trial)]
-    yield from (place for place in free if failed.count(trials[place].params) == 1)
-
-
-def _is_failed_baseline(trial: FrozenTrial) -> bool:
-    if trial.state != TrialState.FAIL:
-        return False
-    tag = Tag.of(trial)
-    return tag is not None and tag.role == "baseline"
 
 
 def _checked_search_space(

@@ -14,6 +14,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from optuna_biotune import BioTuneSampler, FineTuningPlan, suggest_plan
+from optuna_biotune.baselines import baselines
 from optuna_biotune.encoding import Encoding
 from optuna_biotune.evidence import MOST_TRIALS, EvidenceReader
 from optuna_biotune.tags import Tag
@@ -77,18 +78,30 @@ def test_a_baseline_that_was_enqueued_is_not_trained_twice() -> None:
     assert masks(study).count("FFFFFT") == 1
 
 
-def test_a_baseline_that_failed_is_tried_once_more() -> None:
-    study = new_study(BioTuneSampler(seed=0, search_space=SPACE))
+@pytest.mark.parametrize("space", [SPACE, None], ids=["given", "learnt"])
+def test_baselines_that_failed_are_tried_once_more(space: dict[str, Any] | None) -> None:
+    study = new_study(BioTuneSampler(seed=0, search_space=space))
 
     def failing(trial: optuna.Trial) -> float:
         plan = suggest_plan(trial, BLOCKS)
-        fails = plan == FineTuningPlan.full(BLOCKS) or trial.number == 1
+        fails = plan == FineTuningPlan.full(BLOCKS) or trial.number == 3
         return math.nan if fails else worth(plan)
 
-    study.optimize(failing, n_trials=8)
-    assert masks(study)[1:7] == ["FFFFFT", "FFFFTT", "TTTTTT", "TTTTTT", "TTTTTT", "FFFFFT"]
+    study.optimize(failing, n_trials=9)
     plans = [FineTuningPlan.from_trial(trial) for trial in study.trials]
-    assert plans.count(FineTuningPlan.full(BLOCKS)) == 2
+    full, *others = baselines(BLOCKS)
+    assert [plans.count(plan) for plan in others] == [1, 2, 1, 1] if space else [2, 1, 1, 1]
+    assert plans.count(full) == 2
+
+
+def test_each_baseline_has_its_own_further_parameters() -> None:
+    study = new_study()
+
+    def with_decay(trial: optuna.Trial) -> float:
+        return worth(suggest_plan(trial, BLOCKS)) - trial.suggest_float("decay", 0.0, 0.1)
+
+    study.optimize(with_decay, n_trials=5)
+    assert len({trial.params["decay"] for trial in study.trials}) == 5
 
 
 def test_joining_another_samplers_study_starts_no_baselines() -> None:
