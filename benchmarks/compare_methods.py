@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--network", nargs="+", choices=NETWORKS, default=["small_resnet"])
     add("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
     add("--searches", type=int, default=1, help="searches of each method on each target")
+    add("--first-search", type=int, default=0, help="number of the first one: other seeds (0)")
     add("--budget", type=float, help="epochs of a search (240; for ablations 720)")
     add("--search-seeds", type=int, default=setting.search_seeds, help="networks a trial (2)")
     add("--final-seeds", type=int, default=setting.final_seeds, help="networks tested (5)")
@@ -77,6 +78,8 @@ def _check(options: argparse.Namespace) -> None:
         if getattr(options, name) < 1:
             flag = name.replace("_", "-")
             raise ValueError(f"`--{flag}` must be at least 1, but got {getattr(options, name)}.")
+    if options.first_search < 0:
+        raise ValueError(f"`--first-search` must be at least 0, but got {options.first_search}.")
     if options.budget is not None and not options.budget > 0:
         raise ValueError(f"`--budget` must be above 0, but got {options.budget}.")
     known = SUITES[options.suite].methods
@@ -129,7 +132,7 @@ def plan_work(options: argparse.Namespace) -> Work:
             methods=options.methods or tuple(suite.methods),
             networks=options.network,
             protocols=options.protocols,
-            searches=options.searches,
+            searches=range(options.first_search, options.first_search + options.searches),
         ),
         store=options.out / "cells.db",
         device=str(device),

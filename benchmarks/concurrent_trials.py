@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import Manager, get_context
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, BrokenBarrierError
 from typing import Any
 
 import torch
@@ -32,10 +32,10 @@ from speed_problem import (
     NETWORKS,
     JpegFiles,
     add_options,
+    command_of,
     machine,
     make_objective,
     make_problem,
-    public_options,
     random_plans,
     wait_for,
     write_files,
@@ -100,6 +100,10 @@ def measure(
             pool.submit(evaluate_share, network, options, files, place, n_processes, start)
             for place in range(n_processes)
         ]
+        # Of one that failed, the others say only that they waited for it.
+        errors = [error for share in shares if (error := share.exception()) is not None]
+        for error in sorted(errors, key=lambda one: isinstance(one, BrokenBarrierError)):
+            raise error
         times = [share.result() for share in shares]
     seconds = max(ended for _, ended in times) - min(began for began, _ in times)
     return float(options.genotypes / seconds)
@@ -131,13 +135,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    if not 1 <= min(options.processes) <= max(options.processes) <= options.genotypes:
-        parser.error("--processes must lie between 1 and the number of --genotypes")
+    if options.processes[0] != 1 or not min(options.processes) >= 1:
+        parser.error("--processes must begin with 1, which the others are compared with")
+    if max(options.processes) > options.genotypes:
+        parser.error("--processes must be at most the number of --genotypes")
     device = resolve_device(options.device)
-    words = ["python benchmarks/concurrent_trials.py", *public_options(options)]
-    words.append(f"--processes {' '.join(map(str, options.processes))}")
     result: dict[str, Any] = {
-        "command": " ".join(words),
+        "command": command_of("concurrent_trials.py", parser, options),
         "machine": machine(device),
         "processes": options.processes,
         "networks": {},

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -49,11 +50,10 @@ from speed_problem import (
     JpegFiles,
     Problem,
     add_options,
-    loader_workers,
+    command_of,
     machine,
     make_objective,
     make_problem,
-    public_options,
     random_plans,
     wait_for,
     write_files,
@@ -122,14 +122,14 @@ def plain_trial(
     return statistics.fmean(best)
 
 
-def loader_batches(problem: Problem, images: JpegFiles, shuffle: bool) -> Batches:
+def loader_batches(problem: Problem, images: JpegFiles, shuffle: bool, workers: int) -> Batches:
     """Read batches with worker processes that stay."""
     loader = DataLoader(
         Transformed(images, problem.transform),
         problem.batch_size,
         shuffle=shuffle,
-        num_workers=problem.workers,
-        persistent_workers=problem.workers > 0,
+        num_workers=workers,
+        persistent_workers=workers > 0,
         pin_memory=problem.device.type == "cuda",
     )
 
@@ -159,7 +159,7 @@ def resident_batches(problem: Problem, files: JpegFiles, shuffle: bool) -> Batch
     return batches
 
 
-def compare(problem: Problem, n_plans: int) -> dict[str, Any]:
+def compare(problem: Problem, n_plans: int, workers: int) -> dict[str, Any]:
     """Train all plans in all ways and return seconds a trial and accuracies."""
     start = time.perf_counter()
     objective = make_objective(problem)
@@ -167,7 +167,7 @@ def compare(problem: Problem, n_plans: int) -> dict[str, Any]:
     sets = {"train": problem.train, "val": problem.val}
     batches: dict[str, dict[str, Batches]] = {"loader": {}, "resident": {}}
     for part, images in sets.items():
-        batches["loader"][part] = loader_batches(problem, images, part == "train")
+        batches["loader"][part] = loader_batches(problem, images, part == "train", workers)
         batches["resident"][part] = resident_batches(problem, images, part == "train")
 
     template = partition_blocks(problem.build())
@@ -276,13 +276,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the tables and write the results."""
     parser = argparse.ArgumentParser(description="Measure the speed of FineTuningObjective.")
     add_options(parser)
+    parser.add_argument("--workers", type=int, help="of the data loaders (default: all cores)")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     device = resolve_device(options.device)
+    workers = options.workers if options.workers is not None else (os.cpu_count() or 1)
     result: dict[str, Any] = {
-        "command": " ".join(["python benchmarks/engine_speed.py", *public_options(options)]),
+        "command": command_of("engine_speed.py", parser, options),
         "machine": machine(device),
-        "loader_workers": loader_workers(options),
+        "threads": torch.get_num_threads(),
+        "loader_workers": workers,
         "bfloat16_ceiling": bfloat16_ceiling(device) if device.type == "cuda" else None,
         "networks": {},
     }
@@ -290,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         files = write_files(options, device, Path(directory))
         for network in options.networks or NETWORKS[device.type]:
             problem = make_problem(network, options, device, files)
-            result["networks"][network] = compare(problem, options.genotypes)
+            result["networks"][network] = compare(problem, options.genotypes, workers)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / f"{device.type}.json").write_text(json.dumps(result, indent=1) + "\n")
     (options.out / f"{device.type}.md").write_text(markdown(result) + "\n")

@@ -56,7 +56,6 @@ class Problem:
     batch_size: int
     epochs: int
     seeds: int
-    workers: int
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -73,28 +72,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--seeds", type=int, default=3)
     add("--batch-size", type=int, default=64)
     add("--genotypes", type=int, default=50, help="random plans (default: 50)")
-    add("--workers", type=int, help="of the data loaders (default: all cores)")
 
 
-def public_options(options: argparse.Namespace) -> list[str]:
-    """Return the options that decide the figures, without paths."""
-    shown = ["--data DIR", f"--device {options.device}", f"--target {options.target}"]
-    if options.images is not None:
-        shown.append(f"--images {options.images}")
-    shown += [f"--epochs {options.epochs}", f"--seeds {options.seeds}"]
-    return [*shown, f"--batch-size {options.batch_size}", f"--genotypes {options.genotypes}"]
+def command_of(script: str, parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:
+    """Return the command line without paths, and without options that have their defaults.
 
-
-def loader_workers(options: argparse.Namespace) -> int:
-    """Return the number of processes of a data loader."""
-    return options.workers if options.workers is not None else (os.cpu_count() or 1)
+    Args:
+        script: Name of the script.
+        parser: Its parser.
+        options: What it parsed.
+    """
+    words = [f"python benchmarks/{script} --data DIR"]
+    for name, value in vars(options).items():
+        if name in ("data", "out") or value == parser.get_default(name):
+            continue
+        values = [] if value is True else value if isinstance(value, list) else [value]
+        words.append(" ".join([f"--{name.replace('_', '-')}", *map(str, values)]))
+    return " ".join(words)
 
 
 def machine(device: torch.device) -> str:
     """Return the device, the number of cores, and the versions of the libraries."""
-    name = f"CPU, {torch.get_num_threads()} thread(s)"
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     versions = (f"{library} {version}" for library, version in library_versions().items())
     return f"{name}, {os.cpu_count()} cores. {', '.join(versions)}"
 
@@ -149,7 +148,6 @@ def make_problem(
         batch_size=options.batch_size,
         epochs=options.epochs,
         seeds=options.seeds,
-        workers=loader_workers(options),
     )
 
 

@@ -104,7 +104,8 @@ def _blocks(recipe: Recipe) -> str:
         for block, names in recipe.blocks.items()
     ]
     comment = "# Block: its learning rate (0.0 = frozen), and its modules and parameters."
-    return "\n".join([comment, "BLOCKS = {", *lines, "}"])
+    decay = f"WEIGHT_DECAY = {recipe.weight_decay!r}"
+    return "\n".join([comment, "BLOCKS = {", *lines, "}", "", decay])
 
 
 def _network(recipe: Recipe) -> str:

@@ -22,7 +22,9 @@ def parameter_groups(model):
         block = block_of(name)
         blocks.setdefault(parameter, set()).update({block} - {None})
     groups = [
-        {"name": block, "lr": lr, "params": []} for block, (lr, _) in BLOCKS.items() if lr > 0
+        {"name": block, "lr": lr, "weight_decay": WEIGHT_DECAY, "params": []}
+        for block, (lr, _) in BLOCKS.items()
+        if lr > 0
     ]
     trained = {group["name"] for group in groups}
     for parameter, held in blocks.items():

@@ -98,6 +98,7 @@ class Recipe:
         schedule_epochs: Length of the cosine schedule in epochs, at least ``epochs``: the search
             may have found that it is better to stop early. None: as many as ``epochs``.
         batch_size: Images a step, at least 1.
+        weight_decay: Factor of Adam's L2 penalty, at least 0.
         classes: Names of the classes in the order of the network's outputs; empty if not known.
         preprocessing: How an image becomes the network's input; None if not known.
         versions: Package name to the version that the plan was found with. Read-only. Default:
@@ -115,6 +116,7 @@ class Recipe:
     epochs: int
     schedule_epochs: int | None = None
     batch_size: int = 64
+    weight_decay: float = 0.0
     classes: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
     versions: Mapping[str, str] = field(default_factory=package_versions)
@@ -139,6 +141,12 @@ class Recipe:
             raise TypeError(f"`lr` must be a number, but got {self.lr!r}.")
         if not math.isfinite(self.lr) or self.lr <= 0:
             raise ValueError(f"`lr` must be finite and above 0, but got {self.lr!r}.")
+        if not _is_number(self.weight_decay):
+            raise TypeError(f"`weight_decay` must be a number, but got {self.weight_decay!r}.")
+        if not math.isfinite(self.weight_decay) or self.weight_decay < 0:
+            raise ValueError(
+                f"`weight_decay` must be finite and at least 0, but got {self.weight_decay!r}."
+            )
         if self.schedule_epochs is None:
             object.__setattr__(self, "schedule_epochs", self.epochs)
         for name in ("epochs", "schedule_epochs", "batch_size"):
@@ -174,6 +182,7 @@ class Recipe:
             "epochs": self.epochs,
             "schedule_epochs": self.schedule_epochs,
             "batch_size": self.batch_size,
+            "weight_decay": self.weight_decay,
             "classes": list(self.classes),
             "preprocessing": None if self.preprocessing is None else self.preprocessing.to_dict(),
             "versions": dict(self.versions),
@@ -220,6 +229,7 @@ _KEYS = (
     "epochs",
     "schedule_epochs",
     "batch_size",
+    "weight_decay",
     "classes",
     "preprocessing",
     "versions",

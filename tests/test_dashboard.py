@@ -21,6 +21,7 @@ from optuna_biotune import (
     RefitResult,
     best_plan,
     best_trial,
+    suggest_plan,
     visualization,
 )
 from optuna_biotune.dashboard import PublishEachGeneration, publish, top_trials, upload_model
@@ -175,6 +176,19 @@ def test_the_note_has_the_best_plan_and_the_baselines(study: optuna.Study) -> No
     assert (luckiest in note) == (best.number != study.best_trial.number)
     assert f"| full fine-tuning | 0 | {study.trials[0].value:.4g} " in note
     assert f"| linear probe | 1 | {study.trials[1].value:.4g} " in note
+
+
+def test_the_code_in_the_note_has_a_weight_decay_that_was_searched() -> None:
+    study = optuna.create_study(direction="maximize", sampler=BioTuneSampler(seed=0))
+    for _ in range(3):
+        trial = study.ask()
+        suggest_plan(trial, BLOCKS)
+        study.tell(trial, trial.suggest_float("weight_decay", 1e-6, 1e-2, log=True))
+    publish(study)
+    note = optuna_dashboard.get_note(study)
+    best = best_trial(study)
+    assert f"objective.refit(study.trials[{best.number}], test=test)" in note
+    assert f", weight_decay={best.params['weight_decay']!r})" in note
 
 
 def test_the_code_in_the_note_gives_the_best_plan(study: optuna.Study) -> None:

@@ -20,6 +20,7 @@ from optuna_biotune import BlockPartition, FineTuningPlan, Recipe, partition_blo
 from optuna_biotune.export import FRAMEWORKS, export_code
 
 LR = 3e-4
+DECAY = 0.01
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +80,9 @@ def tied_partition() -> BlockPartition:
 
 
 def recipe_of(blocks: BlockPartition, plan: FineTuningPlan, network: str = "mine") -> Recipe:
-    return Recipe(network, plan, blocks.blocks, LR, 2, 3, batch_size=4, classes=("a", "b"))
+    return Recipe(
+        network, plan, blocks.blocks, LR, 2, 3, batch_size=4, weight_decay=DECAY, classes=("a", "b")
+    )
 
 
 def load(code: str) -> types.ModuleType:
@@ -194,7 +197,9 @@ def test_the_plain_loop_trains_by_the_plan() -> None:
     exec(loop, scope)
     assert_trained_by_the_plan(model, before, head)
     assert scope["epoch"] == 1
-    assert [group["initial_lr"] for group in scope["optimizer"].param_groups] == [0.2 * LR, 3 * LR]
+    groups = scope["optimizer"].param_groups
+    assert [group["initial_lr"] for group in groups] == [0.2 * LR, 3 * LR]
+    assert [group["weight_decay"] for group in groups] == [DECAY, DECAY]
 
 
 def test_lightning_trains_by_the_plan(tmp_path: Path) -> None:
@@ -234,7 +239,9 @@ def test_lightning_trains_by_the_plan(tmp_path: Path) -> None:
     assert classifier.validated
     assert classifier.modes == (False, True)
     assert_trained_by_the_plan(model, before, head)
-    assert [group["lr"] for group in trainer.optimizers[0].param_groups] == [0.2 * LR, 3 * LR]
+    groups = trainer.optimizers[0].param_groups
+    assert [group["lr"] for group in groups] == [0.2 * LR, 3 * LR]
+    assert [group["weight_decay"] for group in groups] == [DECAY, DECAY]
 
 
 def test_the_lightning_callback_itself_freezes() -> None:
@@ -286,6 +293,7 @@ def test_transformers_trains_by_the_plan(tmp_path: Path) -> None:
     assert_trained_by_the_plan(model, before, head)
     groups = trainer.optimizer.param_groups
     assert [group["initial_lr"] for group in groups] == [0.2 * LR, 3 * LR]
+    assert [group["weight_decay"] for group in groups] == [DECAY, DECAY]
     # After 4 of the 6 steps of a cosine schedule.
     assert groups[0]["lr"] == pytest.approx(0.2 * LR * 0.25)
 
@@ -298,6 +306,7 @@ def test_timm_builds_the_network_and_its_optimizer() -> None:
     model, optimizer, schedule = exported.build(pretrained=False)
     expected = rates(blocks.for_model(model).param_groups(plan, LR))
     assert rates(optimizer.param_groups) == expected
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {DECAY}
     assert model.get_classifier().out_features == 2
     exported.train_mode(model)
     schedule.step(1)

@@ -97,6 +97,8 @@ def test_recipes_load_neither_torch_nor_optuna() -> None:
         ({"epochs": 0}, "`epochs` must be an integer of at least 1, but got 0"),
         ({"epochs": 31}, r"`schedule_epochs` must be at least `epochs` \(31\), but got 30"),
         ({"batch_size": 1.5}, "`batch_size` must be an integer"),
+        ({"weight_decay": -1e-3}, "`weight_decay` must be finite and at least 0, but got -0.001"),
+        ({"weight_decay": "low"}, "`weight_decay` must be a number, but got 'low'"),
         ({"classes": "cat"}, "`classes` must be a list of strings"),
         ({"preprocessing": {}}, "`preprocessing` must be a Preprocessing or None"),
         ({"versions": {"torch": 2}}, "`versions` must map package names to versions"),

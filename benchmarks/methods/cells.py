@@ -142,7 +142,7 @@ def list_cells(
     methods: Sequence[str],
     networks: Sequence[str],
     protocols: Sequence[str],
-    searches: int,
+    searches: Sequence[int],
 ) -> list[Cell]:
     """List the cells of a suite, those that are compared with each other together.
 
@@ -152,12 +152,15 @@ def list_cells(
         methods: Names of the methods or variants.
         networks: Names of the networks.
         protocols: Some of :data:`PROTOCOLS`.
-        searches: How often each search is made, with other seeds.
+        searches: Numbers of the searches, which decide their seeds.
+
+    Raises:
+        ValueError: If the suite has none of the protocols.
     """
     known = SUITES[suite]
     cells = [
         Cell(suite, target, network, name, tuned, search, images)
-        for search in range(searches)
+        for search in searches
         for network in networks
         for target in targets
         for images in known.images_per_class
@@ -165,4 +168,9 @@ def list_cells(
         for name in methods
     ]
     wanted = set(protocols).intersection(known.protocols)
+    if not wanted:
+        raise ValueError(
+            f"`protocols` must hold one of those of {suite}, {', '.join(known.protocols)}, but got "
+            f"{', '.join(protocols)}."
+        )
     return [cell for cell in cells if cell.protocol in wanted]

@@ -163,6 +163,9 @@ def _how_to(study: Study, best: PlannedTrial) -> str:
     lines = [f"    {json.dumps(name)}: {rate!r}," for name, rate in best.plan.multipliers.items()]
     multipliers = "\n".join(lines)
     base_rate = _base_rate(best)
+    decay = best.trial.params.get("weight_decay")
+    given = "plan" if decay is None else f"study.trials[{best.number}]"
+    decayed = "" if decay is None else f", weight_decay={decay!r}"
     versions = f"optuna-biotune {optuna_biotune.__version__} and Optuna {optuna.__version__}"
     return f"""To train by {chosen} again, with {versions}:
 
@@ -172,8 +175,9 @@ from optuna_biotune import FineTuningPlan
 plan = FineTuningPlan({{
 {multipliers}
 }})
-result = objective.refit(plan, test=test)  # FineTuningObjective
-optimizer = torch.optim.Adam(blocks.param_groups(plan, lr={base_rate}))  # or a loop of your own
+result = objective.refit({given}, test=test)  # FineTuningObjective
+# or a loop of your own
+optimizer = torch.optim.Adam(blocks.param_groups(plan, lr={base_rate}){decayed})
 ```"""
 
 

@@ -15,33 +15,33 @@ import torch
 from torch import Tensor
 
 Counts = npt.NDArray[np.float64]
-"""Numbers of items of each true class (row) that are predicted as each class (column)."""
+"""A number of items for each class."""
 
 
-def _accuracy(counts: Counts) -> float:
+def _accuracy(right: Counts, true: Counts, predicted: Counts) -> float:
     """Share of the items that are classified right."""
-    return float(np.trace(counts) / counts.sum())
+    return float(right.sum() / true.sum())
 
 
-def _balanced_accuracy(counts: Counts) -> float:
+def _balanced_accuracy(right: Counts, true: Counts, predicted: Counts) -> float:
     """Mean recall over the classes that occur in the labels."""
-    true = counts.sum(axis=1)
-    return float(np.mean(np.diag(counts)[true > 0] / true[true > 0]))
+    return float(np.mean(right[true > 0] / true[true > 0]))
 
 
-def _macro_f1(counts: Counts) -> float:
+def _macro_f1(right: Counts, true: Counts, predicted: Counts) -> float:
     """Mean F1 over the classes that occur in the labels or the predictions."""
-    both = counts.sum(axis=0) + counts.sum(axis=1)
-    return float(np.mean(2.0 * np.diag(counts)[both > 0] / both[both > 0]))
+    both = true + predicted
+    return float(np.mean(2.0 * right[both > 0] / both[both > 0]))
 
 
-def _cohen_kappa(counts: Counts) -> float:
+def _cohen_kappa(right: Counts, true: Counts, predicted: Counts) -> float:
     """Agreement of predictions and labels beyond chance, -1 to 1."""
-    by_chance = counts.sum(axis=0) @ counts.sum(axis=1) / counts.sum() ** 2
-    return float((_accuracy(counts) - by_chance) / (1.0 - by_chance)) if by_chance < 1 else math.nan
+    by_chance = true @ predicted / true.sum() ** 2
+    accuracy = _accuracy(right, true, predicted)
+    return float((accuracy - by_chance) / (1.0 - by_chance)) if by_chance < 1.0 else math.nan
 
 
-_METRICS: dict[str, Callable[[Counts], float]] = {
+_METRICS: dict[str, Callable[[Counts, Counts, Counts], float]] = {
     "accuracy": _accuracy,
     "balanced_accuracy": _balanced_accuracy,
     "macro_f1": _macro_f1,
@@ -65,8 +65,9 @@ def compute_metric(name: str, predictions: Tensor, labels: Tensor, n_classes: in
         The metric: 0 to 1, Cohen's kappa -1 to 1. Cohen's kappa is NaN if labels and predictions
         are all of one class.
     """
-    counts = torch.bincount(labels * n_classes + predictions, minlength=n_classes**2)
-    return _METRICS[name](counts.view(n_classes, n_classes).double().cpu().numpy())
+    right = labels[labels == predictions]
+    counted = [torch.bincount(one, minlength=n_classes) for one in (right, labels, predictions)]
+    return _METRICS[name](*torch.stack(counted).double().cpu().numpy())
 
 
 def worst_value(name: str) -> float:

@@ -268,7 +268,11 @@ class FineTuningObjective:
         """
         check_directions(trial, len(self._costs))
         plan = suggest_plan(trial, self.block_names)
-        settings = self._settings_of(trial)
+        settings = self._settings
+        if isinstance(self._weight_decay, tuple):
+            low, high = self._weight_decay
+            weight_decay = trial.suggest_float("weight_decay", low, high, log=True)
+            settings = replace(settings, weight_decay=weight_decay)
         start = time.perf_counter()
         generation = generation_of(trial) if isinstance(trial, optuna.Trial) else 0
         self._describe_plan(trial, plan, generation)
@@ -309,12 +313,14 @@ class FineTuningObjective:
         Raises:
             TypeError: If it is neither a trial nor a plan.
             ValueError: If the plan is for other blocks or trains nothing, the test data do not
-                fit the network, or a plan is given by itself and the weight decay is searched.
+                fit the network, or the weight decay is searched and what is given has none.
             NonFiniteLossError: If the loss becomes NaN or infinite.
             torch.OutOfMemoryError: If the memory does not suffice.
         """
         plan = plan_to_refit(trial_or_plan, self.block_names)
-        settings = self._settings_of(trial_or_plan)
+        settings = self._settings
+        if isinstance(self._weight_decay, tuple):
+            settings = replace(settings, weight_decay=_weight_decay_of(trial_or_plan))
         best_epoch = None
         if not isinstance(trial_or_plan, FineTuningPlan):
             best_epoch = trial_or_plan.user_attrs.get("best_epoch")
@@ -325,19 +331,6 @@ class FineTuningObjective:
                 return refit_plan(plan, self._seeds, settings, self._data, epochs, test_data)
             finally:
                 free_memory(self._settings.device)
-
-    def _settings_of(self, trial_or_plan: FineTuningPlan | BaseTrial) -> TrainingSettings:
-        """Return the settings with the weight decay that a trial suggests, or suggested."""
-        if isinstance(self._weight_decay, float):
-            return self._settings
-        if isinstance(trial_or_plan, FineTuningPlan):
-            raise ValueError(
-                "`trial_or_plan` must be a trial, since the weight decay is searched: a plan by "
-                "itself has none. For a plan, build an objective with one `weight_decay`."
-            )
-        low, high = self._weight_decay
-        weight_decay = trial_or_plan.suggest_float("weight_decay", low, high, log=True)
-        return replace(self._settings, weight_decay=weight_decay)
 
     def _describe_plan(self, trial: BaseTrial, plan: FineTuningPlan, generation: int) -> None:
         """Write what is known before training into the trial's attributes."""
@@ -407,3 +400,14 @@ class FineTuningObjective:
 def _finished(runs: Sequence[SeedRun], epoch: int, epochs: int) -> bool:
     """Tell whether no seed would train any further."""
     return epoch + 1 == epochs or all(run.stopped for run in runs)
+
+
+def _weight_decay_of(trial_or_plan: FineTuningPlan | BaseTrial) -> float:
+    """Return the weight decay that a trial suggested."""
+    if not isinstance(trial_or_plan, FineTuningPlan) and "weight_decay" in trial_or_plan.params:
+        return float(trial_or_plan.params["weight_decay"])
+    raise ValueError(
+        "`trial_or_plan` must be a trial with the parameter `weight_decay`, which this objective "
+        "searches; a plan by itself has none. For a plan, build an objective with one "
+        "`weight_decay`."
+    )

@@ -31,12 +31,14 @@ class RefitResult:
         metrics: ``accuracy``, ``balanced_accuracy`` (mean recall over the classes that occur in
             the test labels), ``macro_f1`` and ``cohen_kappa`` on the test data, each a list of one
             value a seed; empty if no test data were given.
+        weight_decay: Factor of Adam's L2 penalty that they trained with.
     """
 
     model: nn.Module
     plan: FineTuningPlan
     epochs: int
     metrics: dict[str, list[float]]
+    weight_decay: float = 0.0
 
     def summary(self) -> dict[str, tuple[float, float]]:
         """Return mean and standard deviation over the seeds of each metric.
@@ -121,7 +123,7 @@ def refit_plan(
         # Before the next network is built, else two would be in memory.
         del run
     metrics = {name: [score[name] for score in scores] for name in METRIC_NAMES if scores}
-    return RefitResult(models[0], plan, epochs, metrics)
+    return RefitResult(models[0], plan, epochs, metrics, settings.weight_decay)
 
 
 def _measure(run: SeedRun, test: LabelledImages) -> dict[str, float]:

@@ -242,8 +242,10 @@ def test_no_cell_begins_after_the_time(
     ("option", "message"),
     [
         (["--budget", "0"], "`--budget` must be above 0"),
+        (["--first-search", "-1"], "`--first-search` must be at least 0"),
         (["--workers", "0"], "`--workers` must be at least 1"),
         (["--methods", "magic"], "`--methods` must be of BioTune"),
+        (["--suite", "labels", "--protocols", "paper"], "one of those of labels, fair, but got"),
     ],
 )
 def test_options_out_of_range_are_refused(
@@ -260,7 +262,7 @@ def test_all_methods_of_a_target_come_together() -> None:
         methods=list(SUITES["main"].methods),
         networks=["small_resnet"],
         protocols=["paper", "fair"],
-        searches=2,
+        searches=range(2),
     )
 
     assert len(cells) == 2 * 2 * 2 * 12

@@ -31,14 +31,8 @@ def test_it_keeps_the_weights_small(make_objective: MakeObjective) -> None:
     assert decayed < 0.7 * free
 
 
-def test_none_changes_nothing(make_objective: MakeObjective) -> None:
-    trial = FixedTrial(FULL.to_params())
-    assert make_objective(weight_decay=0.0)(trial) == make_objective()(trial)
-
-
 def test_it_leaves_frozen_blocks_alone(make_objective: MakeObjective) -> None:
     objective = make_objective(weight_decay=0.5, seeds=(0,))
-    torch.manual_seed(0)
     given = objective._settings.template.model.state_dict()
     trained = objective.refit(FineTuningPlan.last_blocks(list(BLOCKS), 1)).model.state_dict()
     same = {name: torch.equal(given[name], trained[name]) for name in given}
@@ -63,5 +57,15 @@ def test_a_refit_takes_that_of_the_trial(make_objective: MakeObjective) -> None:
     fixed_trial = FixedTrial(FULL.to_params())
     assert searching(searched_trial) == fixed(fixed_trial)
     assert squared_norm(searching, searched_trial) == squared_norm(fixed, fixed_trial)
-    with pytest.raises(ValueError, match="a plan by itself has none"):
-        searching.refit(FULL)
+    assert searching.refit(searched_trial).weight_decay == 0.5
+
+
+def test_a_plan_or_a_trial_without_one_cannot_be_refitted_if_it_is_searched(
+    make_objective: MakeObjective,
+) -> None:
+    searching = make_objective(weight_decay=(1e-6, 1.0), seeds=(0,))
+    elsewhere = FixedTrial(FULL.to_params())
+    make_objective()(elsewhere)
+    for given in (FULL, elsewhere):
+        with pytest.raises(ValueError, match="must be a trial with the parameter `weight_decay`"):
+            searching.refit(given)
