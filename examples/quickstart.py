@@ -1,9 +1,9 @@
 """Adapt a small network to a new task from few labels: what to freeze, and how fast to train.
 
 A network that has learnt to read the digits 0 to 4 is to read 5 to 9, in noisy images, of which
-only a few are labelled. BioTune searches for the blocks to freeze and the learning rates of the
-others; its plan is compared on test images with the two usual ones. Offline, about a minute on two
-cores:
+only a few are labelled: 20 to train and 150 to validate. BioTune searches for the blocks to freeze
+and the learning rates of the others; then its plan and the two usual ones are trained on all 170
+and compared on test images. Offline, about a minute on two cores:
 
     python examples/quickstart.py
 
