@@ -11,6 +11,9 @@ from rich.table import Table
 from optuna_biotune.genotype import FineTuningPlan
 from optuna_biotune.recipe import Recipe
 
+# Multipliers from which on a rate is said to lie at an end of what plans have, 0.1 to 10.
+_NEAR_LEAST, _NEAR_GREATEST = 0.12, 9.0
+
 METRICS = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy"}
 
 
@@ -85,4 +88,25 @@ def show_plan(console: Console, recipe: Recipe) -> None:
     console.print(
         f"trained for {recipe.epochs} epochs, of a schedule of {recipe.schedule_epochs}\n",
         highlight=False,
+    )
+    advice = rate_advice(recipe)
+    if advice is not None:
+        console.print(f"{advice}\n", highlight=False)
+
+
+def rate_advice(recipe: Recipe) -> str | None:
+    """Return advice on the base learning rate, if most rates are at an end of what plans have.
+
+    Args:
+        recipe: The recipe of the plan.
+    """
+    trained = [rate for rate in recipe.plan.multipliers.values() if rate > 0.0]
+    n_least = sum(rate <= _NEAR_LEAST for rate in trained)
+    n_greatest = sum(rate >= _NEAR_GREATEST for rate in trained)
+    if 2 * max(n_least, n_greatest) <= len(trained):
+        return None
+    end, factor = ("greatest", 10.0) if n_greatest > n_least else ("least", 0.1)
+    return (
+        f"Most of these rates are about the {end} that a plan has, {factor:g} times --lr: a search "
+        f"with --lr {recipe.lr * factor**0.5:.1g} may find better ones."
     )
