@@ -155,7 +155,11 @@ def draw_labels(found: Sequence[Group]) -> go.Figure:
                 row=1,
                 col=column,
             )
-    figure.update_xaxes(type="log", title_text="training images of each class")
+    figure.update_xaxes(
+        type="log",
+        tickvals=sorted({group.images_per_class for group in own if group.images_per_class}),
+        title_text="training images of each class",
+    )
     figure.update_yaxes(title_text="balanced test accuracy", row=1, col=1)
     return _laid_out(figure, width=420 * len(targets), height=420, legend=True)
 
