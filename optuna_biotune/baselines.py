@@ -39,30 +39,33 @@ def baselines(names: Sequence[str]) -> tuple[FineTuningPlan, ...]:
 def next_baseline(
     names: Sequence[str], trials: Sequence[FrozenTrial], number: int
 ) -> FineTuningPlan | None:
-    """Return the baseline that a trial is to try; None if there is none left for it.
+    """Return the baseline that a trial is to try; None if there is none for it.
 
-    Workers who begin together take different ones: each earlier trial that has no parameters yet
-    will take one before this trial does. A baseline that failed is tried once more.
+    The baselines are given out in turns, by the trial's number, so that no two workers take the
+    same one, whatever they have read. One that was not tried in its turn, or failed, has its turn
+    again; one that failed twice has not.
 
     Args:
         names: Names of the blocks, in order.
         trials: All trials of the study, by number.
         number: Number of the trial.
     """
-    others = [trial for trial in trials if trial.number != number]
-    failures = [_plan_of(trial, names) for trial in others if trial.state == TrialState.FAIL]
-    tried = [_plan_of(trial, names) for trial in others if trial.state != TrialState.FAIL]
-    free = [
-        plan
-        for plan in baselines(names)
-        if plan not in tried and failures.count(plan) < _MOST_FAILURES
-    ]
-    ahead = [
-        trial
-        for trial in others
-        if trial.number < number and trial.state == TrialState.RUNNING and not trial.params
-    ]
-    return free[len(ahead)] if len(ahead) < len(free) else None
+    plans = baselines(names)
+    if not plans:
+        return None
+    turn = number % len(plans)
+    plan = plans[turn]
+    failures = 0
+    for trial in trials:
+        if trial.number == number:
+            continue
+        found = _plan_of(trial, names)
+        may_take_it = trial.number < number and trial.number % len(plans) == turn
+        if trial.state == TrialState.FAIL:
+            failures += found == plan
+        elif found == plan or (found is None and may_take_it and not trial.state.is_finished()):
+            return None
+    return plan if failures < _MOST_FAILURES else None
 
 
 def _plan_of(trial: FrozenTrial, names: Sequence[str]) -> FineTuningPlan | None:

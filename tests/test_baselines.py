@@ -61,21 +61,26 @@ def test_workers_that_begin_together_take_different_ones() -> None:
     assert taken == [*PLANS, None]
 
 
-def test_those_that_others_did_not_take_are_left_for_later_trials() -> None:
+def test_parameters_that_are_only_half_written_count_as_none_yet() -> None:
+    trials = study_of((TrialState.RUNNING, PLANS[0]), *[(TrialState.COMPLETE, OTHER)] * 4)
+    del trials[0].params["freeze_threshold"]
+    assert next_baseline(NAMES, trials, 5) is None
+
+
+def test_those_that_others_did_not_take_have_another_turn() -> None:
     # Workers that began together before anything was known of the search space.
     trials = study_of((TrialState.RUNNING, PLANS[0]), *[(TrialState.RUNNING, OTHER)] * 4)
-    assert next_baseline(NAMES, trials, 5) == PLANS[1]
+    assert [next_baseline(NAMES, trials, number) for number in range(5, 10)] == [None, *PLANS[1:]]
 
 
 def test_one_that_was_enqueued_is_not_tried_again() -> None:
-    trials = study_of((TrialState.COMPLETE, PLANS[1]), (TrialState.WAITING, None))
-    assert next_baseline(NAMES, trials, 2) == PLANS[0]
     trials = study_of((TrialState.COMPLETE, PLANS[1]), (TrialState.COMPLETE, PLANS[0]))
-    assert next_baseline(NAMES, trials, 2) == PLANS[2]
+    turns = [next_baseline(NAMES, trials, number) for number in range(2, 7)]
+    assert turns == [*PLANS[2:], None, None]
 
 
-def test_one_that_failed_is_tried_once_more() -> None:
+def test_one_that_failed_has_one_more_turn() -> None:
     once = study_of((TrialState.FAIL, PLANS[0]))
-    assert next_baseline(NAMES, once, 1) == PLANS[0]
+    assert next_baseline(NAMES, once, 5) == PLANS[0]
     twice = study_of((TrialState.FAIL, PLANS[0]), (TrialState.FAIL, PLANS[0]))
-    assert next_baseline(NAMES, twice, 2) == PLANS[1]
+    assert next_baseline(NAMES, twice, 5) is None

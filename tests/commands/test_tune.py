@@ -121,23 +121,25 @@ def start(place: Place, *arguments: str) -> subprocess.Popen[str]:
 def test_a_stopped_search_goes_on_by_the_same_command(
     place: Place, run_here: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker = start(place, "--trials", "4")
+    worker = start(place, "--trials", "6")
     wait_for_trials(place, 1, worker)
     worker.send_signal(signal.SIGINT)
     printed, errors = worker.communicate(timeout=60)
     assert worker.returncode == 130, errors
     assert errors.splitlines() == ["optuna-biotune: stopped; the same command goes on from here."]
     done = len(place.study().get_trials(states=FINISHED))
-    assert 1 <= done < 4
-    assert f"Study shades-resnet18: {done} of 4 trials done" in printed.splitlines()
+    assert 1 <= done < 6
+    assert f"Study shades-resnet18: {done} of 6 trials done" in printed.splitlines()
 
     monkeypatch.chdir(place.directory)
-    status, printed, errors = run_here(*place.tune, "--trials", "4")
+    status, printed, errors = run_here(*place.tune, "--trials", "6")
     assert status == 0, errors
-    assert f"Study shades-resnet18: {done} of 4 trials done" in printed
+    assert f"Study shades-resnet18: {done} of 6 trials done" in printed
     trials = place.study().get_trials()
     states = [trial.state for trial in trials]
-    assert states.count(TrialState.FAIL) == 1 and len(trials) == 5
+    # The signal may have come between two trials.
+    n_failed = states.count(TrialState.FAIL)
+    assert n_failed <= 1 and len(trials) == 6 + n_failed
     # The usual plan whose trial was stopped is tried again.
     plans = [FineTuningPlan.from_trial(trial) for trial in trials if trial.state in FINISHED]
     names = plans[0].names
