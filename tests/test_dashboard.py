@@ -262,9 +262,10 @@ def test_threads_publish_each_generation_and_end_with_the_right_number_of_trials
     study.optimize(SyntheticObjective(), n_trials=40, n_jobs=4, callbacks=[PublishEachGeneration()])
     tags = [Tag.of(trial) for trial in study.trials]
     n_generations = len({tag.generation for tag in tags if tag is not None})
-    # The trial that opened a generation may finish after the next one was opened. Two publish the
-    # same one only if the first of its trials was tagged last.
-    assert 1 <= n_publications(study) <= n_generations + 2
+    # The trial that opened a generation may finish after the next one was opened. Several publish
+    # the same one only if trials of lower numbers are tagged later: of the first one, perhaps each
+    # of the four that begin together, of a later one hardly ever two.
+    assert 1 <= n_publications(study) <= n_generations + 4
     assert len(study.trials) == 40
 
 
