@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    if options.processes[0] != 1 or not min(options.processes) >= 1:
+    if options.processes[0] != 1 or min(options.processes) < 1:
         parser.error("--processes must begin with 1, which the others are compared with")
     if max(options.processes) > options.genotypes:
         parser.error("--processes must be at most the number of --genotypes")

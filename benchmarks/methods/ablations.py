@@ -25,6 +25,9 @@ from optuna_biotune.genotype import IMPORTANCE_PREFIX
 # Momentum at Adam's learning rates would hardly move: its steps are those of the gradient.
 _RATE_OF_MOMENTUM = 10.0
 
+# The paper draws a momentum of the genes, and gives it no weight.
+_MEMORY = 0.5
+
 
 def _all_selected(trial: optuna.Trial, names: Sequence[str]) -> dict[str, Any]:
     importance = {
@@ -55,6 +58,10 @@ def _momentum(groups: Groups, constants: Constants) -> torch.optim.Optimizer:
 
 def _population(seed: int, size: int) -> BaseSampler:
     return BioTuneSampler.paper(seed=seed, population_size=size)
+
+
+def _remembering(seed: int) -> BaseSampler:
+    return BioTuneSampler.paper(seed=seed, momentum=_MEMORY)
 
 
 def _no_pair(*arguments: Any) -> None:
@@ -89,6 +96,7 @@ VARIANTS: tuple[Method, ...] = (
     BIOTUNE_PAPER,
     _searched(BIOTUNE_PAPER, "no elite exploitation", operators={"elite_pair": _no_pair}),
     _searched(BIOTUNE_PAPER, "no adoption", operators={"adopt": _stay}),
+    _searched(BIOTUNE_PAPER, "momentum of the genes", sampler=_remembering),
     _searched(BIOTUNE_PAPER, "5 folds", folds=5),
     _searched(BIOTUNE_PAPER, "population 5", sampler=partial(_population, size=5)),
     _searched(BIOTUNE_PAPER, "population 20", sampler=partial(_population, size=20)),
